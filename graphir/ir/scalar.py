@@ -1,0 +1,273 @@
+"""Config values: integers, floats, booleans, strings, dims, lists and tuples, and the arithmetic of the language on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..lang import syntax as s
+from .dims import Facts, Poly, extremum, floordiv, free_names
+
+MAX_BITS = 256  # no config number is longer: 2 ** (2 ** 100) is refused before it is computed
+MAX_ITEMS = 1_000_000
+
+
+class ScalarError(Exception):
+    """A config expression that has no value: code, message, help."""
+
+    def __init__(self, code: str, message: str, *help: str):
+        super().__init__(message)
+        self.code, self.message, self.help = code, message, help
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_dim(value: Any) -> bool:
+    return isinstance(value, Poly) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def show(value: Any) -> str:
+    """A config value as the language writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple | list):
+        inside = ", ".join(map(show, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
+    return str(value)
+
+
+def kind(value: Any) -> str:
+    """What to call a config value in a message."""
+    if value is None:
+        return "none"
+    names = {bool: "a truth value", int: "an integer", float: "a number", str: "a word", Poly: "a runtime dim", list: "a list", tuple: "a tuple"}
+    return names.get(type(value), "a value")
+
+
+def binary(op: str, left: Any, right: Any, facts: Facts | None = None) -> Any:
+    """`left op right` for config values; integers stay integers, and only an exact `/` of integers is one."""
+    if op in COMPARISONS:
+        return compare(op, left, right, facts)
+    if isinstance(left, list) or isinstance(right, list):
+        return _lists(op, left, right)
+    dims = isinstance(left, Poly) or isinstance(right, Poly)
+    if dims and is_dim(left) and is_dim(right):
+        return _dims(op, left, right)
+    if not (is_number(left) and is_number(right)):
+        raise ScalarError("E0404", f"`{op}` takes numbers, not {kind(left)} and {kind(right)}")
+    return _numbers(op, left, right)
+
+
+def _lists(op: str, left: Any, right: Any) -> list[Any]:
+    if op == "+" and isinstance(left, list) and isinstance(right, list):
+        if len(left) + len(right) > MAX_ITEMS:
+            raise ScalarError("E0606", f"a list of {len(left) + len(right):,} places is longer than the limit of {MAX_ITEMS:,}")
+        return left + right
+    if op == "*":
+        items, times = (left, right) if isinstance(left, list) else (right, left)
+        if isinstance(times, int) and not isinstance(times, bool) and times >= 0:
+            if len(items) * times > MAX_ITEMS:
+                raise ScalarError("E0606", f"a list of {len(items) * times:,} places is longer than the limit of {MAX_ITEMS:,}")
+            return items * times
+        raise ScalarError("E0404", f"a list is repeated by a whole number from 0 up, not by {show(times)}")
+    raise ScalarError("E0404", f"`{op}` does not apply to {kind(left)} and {kind(right)}", "lists know `+` (join) and `*` (repeat)")
+
+
+def _dims(op: str, left: Any, right: Any) -> Any:
+    if op in "+-*" and len(op) == 1:
+        return left + right if op == "+" else left - right if op == "-" else left * right
+    if op in ("//", "%", "/") and isinstance(right, int):
+        if right <= 0:
+            raise ScalarError("E0402", f"a dim is divided by a positive integer, not by {right}")
+        quotient = floordiv(left, right)
+        if op == "//":
+            return quotient
+        remainder = left - right * quotient
+        if op == "%":
+            return remainder
+        if remainder == 0:
+            return quotient
+        raise ScalarError("E0401", f"`{left} / {right}` is not known to be whole", f"write `//`, or add `require {left} % {right} == 0` and `//`")
+    raise ScalarError("E0404", f"`{op}` does not apply to runtime dims", "dims know + - * and // % by a positive integer")
+
+
+def _numbers(op: str, left: Any, right: Any) -> Any:
+    whole = isinstance(left, int) and isinstance(right, int)
+    if op in ("/", "//", "%") and right == 0:
+        raise ScalarError("E0402", f"`{left} {op} 0`: division by zero")
+    try:
+        if op == "/" and whole:
+            if left % right:
+                raise ScalarError("E0401", f"`{left} / {right}` is not a whole number", f"`//` rounds down; `{left} / {right}.0` gives a fraction")
+            return left // right
+        if op == "**":
+            return _power(left, right)
+        result = {
+            "+": lambda: left + right, "-": lambda: left - right, "*": lambda: left * right,
+            "/": lambda: left / right, "//": lambda: left // right, "%": lambda: left % right,
+        }[op]()
+    except OverflowError:
+        raise ScalarError("E0405", f"`{show(left)} {op} {show(right)}` is too large") from None
+    return checked(result)
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
+        if abs(base) > 1 and exponent * abs(base).bit_length() > MAX_BITS:
+            raise ScalarError("E0405", f"`{base} ** {exponent}` is too large")
+        return checked(base**exponent)
+    try:
+        result = float(base) ** float(exponent)
+    except (OverflowError, ZeroDivisionError):
+        raise ScalarError("E0405", f"`{show(base)} ** {show(exponent)}` is out of range") from None
+    if isinstance(result, complex):
+        raise ScalarError("E0405", f"`{show(base)} ** {show(exponent)}` is not a real number")
+    return checked(result)
+
+
+def checked(value: Any) -> Any:
+    """The number itself, if it is finite and of sane length."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ScalarError("E0405", "the number is out of range")
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise ScalarError("E0405", "the integer is too large")
+    return value
+
+
+COMPARISONS = ("==", "!=", "<", "<=", ">", ">=", "in")
+
+
+def compare(op: str, left: Any, right: Any, facts: Facts | None = None) -> bool | None:
+    """True, False or, where runtime dims decide, None."""
+    if op == "in":
+        if not isinstance(right, list | tuple):
+            raise ScalarError("E0404", f"`in` looks into a list, not into {kind(right)}")
+        return any(compare("==", left, item, facts) for item in right)
+    if (isinstance(left, Poly) or isinstance(right, Poly)) and is_dim(left) and is_dim(right):
+        return _compare_dims(op, left, right, facts or Facts())
+    if op in ("==", "!="):
+        plain = (int, float, bool, str, Poly, list, tuple, type(None))
+        same = left == right if isinstance(left, plain) and isinstance(right, plain) else left is right
+        return same is (op == "==") if isinstance(same, bool) else None
+    if not ((is_number(left) and is_number(right)) or (isinstance(left, str) and isinstance(right, str))):
+        raise ScalarError("E0404", f"`{op}` compares numbers, not {kind(left)} and {kind(right)}")
+    return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[op]
+
+
+def _compare_dims(op: str, left: Any, right: Any, facts: Facts) -> bool | None:
+    if op in ("==", "!="):
+        same = facts.same(left, right)
+        return same if same is None or op == "==" else not same
+    difference = facts.normal(left - right)
+    if not isinstance(difference, int):
+        return None
+    return {"<": difference < 0, "<=": difference <= 0, ">": difference > 0, ">=": difference >= 0}[op]
+
+
+def _sqrt(x: Any) -> Any:
+    if not is_number(x) or x < 0:
+        raise ScalarError("E0404", f"`sqrt` takes a number from 0 up, not {show(x)}")
+    return math.isqrt(x) if isinstance(x, int) and math.isqrt(x) ** 2 == x else math.sqrt(x)
+
+
+def _length(x: Any) -> int:
+    if not isinstance(x, list | tuple | str):
+        raise ScalarError("E0404", f"`len` takes a list or a tuple, not {kind(x)}")
+    return len(x)
+
+
+def _extremum(op: str) -> Callable[..., Any]:
+    def call(*values: Any) -> Any:
+        if len(values) == 1 and isinstance(values[0], list | tuple):
+            values = tuple(values[0])
+        if not values:
+            raise ScalarError("E0404", f"`{op}` takes at least one number")
+        if any(isinstance(v, Poly) for v in values):
+            if not all(is_dim(v) for v in values):
+                raise ScalarError("E0404", f"`{op}` of runtime dims takes dims and integers")
+            return extremum(op, values)
+        if not all(is_number(v) for v in values):
+            raise ScalarError("E0404", f"`{op}` takes numbers")
+        return min(values) if op == "min" else max(values)
+
+    return call
+
+
+def _real(name: str, function: Callable[[float], float]) -> Callable[..., Any]:
+    def call(x: Any) -> float:
+        if not is_number(x):
+            raise ScalarError("E0404", f"`{name}` takes a number, not {kind(x)}")
+        try:
+            return checked(function(x))
+        except (ValueError, OverflowError):
+            raise ScalarError("E0405", f"`{name}({show(x)})` is out of range") from None
+
+    return call
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "min": _extremum("min"),
+    "max": _extremum("max"),
+    "sqrt": _sqrt,
+    "len": _length,
+    "exp": _real("exp", math.exp),
+    "log": _real("log", math.log),
+    "floor": _real("floor", math.floor),
+    "ceil": _real("ceil", math.ceil),
+}
+
+
+def call(name: str, values: list[Any]) -> Any:
+    """Apply a built-in config function."""
+    try:
+        return FUNCTIONS[name](*values)
+    except TypeError:
+        raise ScalarError("E0304", f"`{name}` does not take {len(values)} arguments") from None
+
+
+def evaluate(expr: s.Expr, names: Mapping[str, Any], facts: Facts | None = None) -> Any:
+    """The value of an expression that only computes: the dims, costs and conditions of a brick's declaration."""
+    match expr:
+        case s.Literal(value=value):
+            return value
+        case s.Name(id=name):
+            if name not in names:
+                raise ScalarError("E0301", f"`{name}` is not known here")
+            return names[name]
+        case s.Unary(op="-", operand=operand):
+            return binary("-", 0, evaluate(operand, names, facts), facts)
+        case s.Unary(operand=operand):
+            return not evaluate(operand, names, facts)
+        case s.Binary(op="and", left=left, right=right):
+            return evaluate(left, names, facts) and evaluate(right, names, facts)
+        case s.Binary(op="or", left=left, right=right):
+            return evaluate(left, names, facts) or evaluate(right, names, facts)
+        case s.Binary(op=op, left=left, right=right):
+            return binary(op, evaluate(left, names, facts), evaluate(right, names, facts), facts)
+        case s.IfElse(then=then, condition=condition, other=other):
+            return evaluate(then if evaluate(condition, names, facts) else other, names, facts)
+        case s.Call(callee=s.Name(id=name), arguments=arguments) if name in FUNCTIONS:
+            return call(name, [evaluate(a.value, names, facts) for a in arguments])
+        case s.ListOf(items=items):
+            return [evaluate(item, names, facts) for item in items]
+        case s.TupleOf(items=items):
+            return tuple(evaluate(item, names, facts) for item in items)
+        case s.Index(value=value, index=index):
+            return evaluate(value, names, facts)[evaluate(index, names, facts)]
+    raise ScalarError("E0404", "this expression does not belong in a declaration")
+
+
+def runtime_names(value: Any) -> set[str]:
+    """The runtime dims that a config value depends on."""
+    if isinstance(value, Poly):
+        return free_names(value)
+    if isinstance(value, list | tuple):
+        return set().union(*(runtime_names(v) for v in value)) if value else set()
+    return set()
