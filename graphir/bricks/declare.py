@@ -36,6 +36,7 @@ from .signature import Misfit, match, result
 
 KINDS = ("brick", "fork", "join", "stitch", "filter")
 ShapeRule = Callable[[tuple[Type, ...], Mapping[str, Any], Facts], Sequence[Type]]
+FlopsRule = Callable[[tuple[Type, ...], Mapping[str, Any], Facts], Dim]
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,18 @@ class WeightRule:
 class StateRule:
     """How a brick carries state when decoding.
 
-    `init(types, attrs, sizes)` gives `{name: (shape, dtype)}` of the state before the first token, `types` being the input types;
-    `step` is called like the body with a leading mapping of state tensors and returns (result, new state mapping);
-    `bytes` is an expression for the summary: float32 bytes of state, B and T being runtime names.
+    `init(types, names)` gives `{name: (shape, dtype)}` of the state before the first token: `types` are the input types, `names`
+    the attributes and bound dims (`Declaration.names`). All zeros, or what `fill` says by name. Batch is axis 0 of every state
+    tensor that has axes; growing caches start with length 0; `offset` (no axes) counts the tokens seen.
+    `step(state, *inputs, **weights_and_attrs)` is called like the body with a leading mapping of state tensors, for any number
+    of new tokens from one up, and returns (result, new state mapping); the new tensors may be longer, or float32 in half precision.
+    `crop(state, length, attrs)` gives the state after the first `length` tokens, None where that is gone.
     """
 
     init: Callable[..., Mapping[str, tuple[tuple[Dim, ...], str]]]
     step: Callable[..., Any]
-    crop: bool = False
+    crop: Callable[..., Mapping[str, Any]] | None = None
+    fill: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Declaration:
     examples: tuple[str, ...] = ()
     source: str = ""
     file: str = ""
+    extra: str = ""
+    flops_rule: FlopsRule | None = None
 
     @cached_property
     def name(self) -> str:
@@ -139,9 +146,11 @@ class Declaration:
         names: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in attrs.items() if k != "given"}
         ports = self.given_ports(attrs)
         if self.variadic:
-            if not types:
-                raise Misfit("E0305", f"`{self.name}` takes at least one tensor")
-            ports = ports[:1] * len(types) if self.shape is None else ()
+            least = 1 if self.shape is not None else len(ports)
+            if len(types) < least:
+                raise Misfit("E0305", f"`{self.name}` takes at least {least} tensor{'s' * (least != 1)}, not {len(types)}")
+            names["count"] = len(types)
+            ports = ports[:-1] + ports[-1:] * (len(types) - len(ports) + 1) if self.shape is None else ()
         elif len(types) != len(ports):
             wanted = ", ".join(f"`{p.name}`" for p in ports)
             raise Misfit("E0305", f"`{self.name}` takes {len(ports)} tensor{'s' * (len(ports) != 1)} ({wanted}), not {len(types)}")
@@ -189,9 +198,11 @@ class Declaration:
 
     def flops(self, types: tuple[Type, ...], attrs: Mapping[str, Any], facts: Facts) -> Any:
         """Floating-point operations of one call (a multiply-add is two), symbolic in runtime dims."""
-        if self.flops_text == "0":
+        if self.flops_text == "0" and self.flops_rule is None:
             return 0
         names = self.names(types, attrs, facts)
+        if self.flops_rule is not None:
+            return self.flops_rule(types, names, facts)
         for name, value in list(names.items()):
             if isinstance(value, tuple):
                 product: Dim = 1
@@ -210,7 +221,12 @@ class Declaration:
 
     def static_arguments(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes that the body (or step) is called with; defaults that depend on nothing are the body's own."""
-        return {k: v for k, v in attrs.items() if k in self.accepts}
+        return {k: v for k, v in attrs.items() if k in self._static}
+
+    @cached_property
+    def _static(self) -> frozenset[str]:
+        """What the body takes from attrs: a weight or an optional port may share its name with a formal (`bias`)."""
+        return self.accepts - {rule.role for rule in self.weights} - set(self.port_names)
 
     def check_config(self, name: str, value: Any) -> None:
         """Check the kind of one config argument against its default. Raises Misfit."""
@@ -280,7 +296,7 @@ def brick(
     header: str,
     *,
     weights: str = "",
-    flops: str | int = 0,
+    flops: str | int | FlopsRule = 0,
     require: Sequence[str] = (),
     kind: str = "brick",
     variadic: bool = False,
@@ -294,14 +310,16 @@ def brick(
     per_token: bool = False,
     examples: Sequence[str] = (),
     source: str = "",
+    extra: str = "",
     registry: Registry = REGISTRY,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a primitive; see the module's text for the header and the body.
 
     `weights`: `role: [dims] = init if condition; ...` (init `$name` takes it from a formal; `buffer role` is never trained by gradient).
-    `flops`: an expression over formals and bound names (`S` stands for the product of `*S`).
+    `flops`: an expression over formals and bound names (`S` stands for the product of `*S`), or a function like `shape`.
     `require`: conditions over the same names. `kind`: brick, fork, join, stitch or filter.
-    `variadic`: any number of inputs, all of the first port's type unless `shape` is given. `optional`: ports that may be left out.
+    `variadic`: the last port takes one input or more, all of its type unless `shape` is given; `count` is how many inputs there are.
+    `optional`: ports that may be left out. `extra`: the formal that collects config arguments of any other name, as ((name, value), ...).
     `shape(types, names, facts)`: the shape rule where a header cannot say it; raises `Misfit`.
     `inline`: the body is plain torch calls without Python control flow on values, so fx shows those instead of one call.
     `random`: draws random numbers, so equal calls are not merged. `causal`: token t depends on tokens up to t only (or a function of attrs).
@@ -311,10 +329,11 @@ def brick(
     assert kind in KINDS, kind
 
     def register(body: Callable[..., Any]) -> Callable[..., Any]:
+        rule = flops if callable(flops) else None
         registry.add(
             Declaration(
-                header, body, weights, str(flops), tuple(require), kind, variadic, tuple(optional), shape, state, inline, random, causal,
-                elementwise, per_token or elementwise, tuple(examples), source, body.__module__,
+                header, body, weights, "0" if rule else str(flops), tuple(require), kind, variadic, tuple(optional), shape, state, inline,
+                random, causal, elementwise, per_token or elementwise, tuple(examples), source, body.__module__, extra, rule,
             )
         )
         return body

@@ -1,4 +1,7 @@
-"""`torch`, imported at the first attribute that anybody asks for: declaring bricks must not load it."""
+"""`torch`, imported at the first attribute that anybody asks for: declaring bricks must not load it.
+
+Tracing compilers must find it loaded, since an import cannot be traced: who compiles calls `load` before.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,23 @@ if TYPE_CHECKING:
 else:
 
     class _Lazy:
-        def __init__(self, name: str):
-            self._name = name
-
         def __getattr__(self, attribute: str) -> Any:
-            import importlib
+            load()
+            return self.__dict__[attribute]
 
-            value = getattr(importlib.import_module(self._name), attribute)
-            setattr(self, attribute, value)
-            return value
+    torch = _Lazy()
+    F = _Lazy()
 
-    torch = _Lazy("torch")
-    F = _Lazy("torch.nn.functional")
 
-__all__ = ["F", "torch"]
+def load() -> None:
+    """Import torch, let both names hold all that it has, and register the operators that graphir adds to it."""
+    import torch as module
+
+    from .recurrent_ops import register
+
+    for lazy, real in ((torch, module), (F, module.nn.functional)):
+        lazy.__dict__.update({k: v for k, v in vars(real).items() if not k.startswith("__")})
+    register()
+
+
+__all__ = ["F", "load", "torch"]

@@ -1,0 +1,1 @@
+"""Syntax and parameters become a graph."""

@@ -31,8 +31,17 @@ class Attrs(dict[str, Any]):
         try:
             return self._hash
         except AttributeError:
-            self._hash = hash(tuple(sorted((k, v.__class__.__name__, v) for k, v in self.items())) if self else ())
+            self._hash = hash(tuple(sorted([(k, _typed(v)) for k, v in self.items()], key=_first)) if self else ())
             return self._hash
+
+
+def _typed(value: Any) -> Any:
+    """What tells 1, 1.0 and True apart, in tuples too."""
+    return tuple(map(_typed, value)) if isinstance(value, tuple) else (value.__class__.__name__, value)
+
+
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]
 
 
 NO_ATTRS = Attrs()
@@ -121,7 +130,10 @@ class Precondition:
     message: str = ""
 
     def __str__(self) -> str:
-        return f"{self.left} % {self.divisor} {self.op} {self.right}" if self.divisor else f"{self.left} {self.op} {self.right}"
+        if not self.divisor:
+            return f"{self.left} {self.op} {self.right}"
+        left = str(self.left)
+        return f"{left if left.isidentifier() else f'({left})'} % {self.divisor} {self.op} {self.right}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +173,8 @@ class Graph:
         """What the preconditions let one assume of the runtime dims."""
         facts = Facts()
         for r in self.requires:
-            if r.divisor:
-                facts.add_divisible(r.left, r.divisor)
+            if r.op == "==" and r.divisor:
+                facts.add_divisible(r.left - r.right, r.divisor)
             elif r.op == "==":
                 facts.add_equal(r.left, r.right)
         return facts

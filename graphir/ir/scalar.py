@@ -59,7 +59,10 @@ def binary(op: str, left: Any, right: Any, facts: Facts | None = None) -> Any:
         return _lists(op, left, right)
     dims = isinstance(left, Poly) or isinstance(right, Poly)
     if dims and is_dim(left) and is_dim(right):
-        return _dims(op, left, right)
+        try:
+            return _dims(op, left, right)
+        except OverflowError as e:
+            raise ScalarError("E0405", str(e)) from None
     if not (is_number(left) and is_number(right)):
         raise ScalarError("E0404", f"`{op}` takes numbers, not {kind(left)} and {kind(right)}")
     return _numbers(op, left, right)
@@ -149,7 +152,8 @@ def compare(op: str, left: Any, right: Any, facts: Facts | None = None) -> bool 
     if op == "in":
         if not isinstance(right, list | tuple):
             raise ScalarError("E0404", f"`in` looks into a list, not into {kind(right)}")
-        return any(compare("==", left, item, facts) for item in right)
+        found = [compare("==", left, item, facts) for item in right]
+        return True if True in found else None if None in found else False
     if (isinstance(left, Poly) or isinstance(right, Poly)) and is_dim(left) and is_dim(right):
         return _compare_dims(op, left, right, facts or Facts())
     if op in ("==", "!="):
@@ -192,7 +196,10 @@ def _extremum(op: str) -> Callable[..., Any]:
         if any(isinstance(v, Poly) for v in values):
             if not all(is_dim(v) for v in values):
                 raise ScalarError("E0404", f"`{op}` of runtime dims takes dims and integers")
-            return extremum(op, values)
+            try:
+                return extremum(op, values)
+            except OverflowError as e:
+                raise ScalarError("E0405", str(e)) from None
         if not all(is_number(v) for v in values):
             raise ScalarError("E0404", f"`{op}` takes numbers")
         return min(values) if op == "min" else max(values)

@@ -1,0 +1,297 @@
+"""A network as one readable Python file that imports torch alone: bricks as functions, blocks as classes, weights by the same names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from graphir.bricks.call import arguments
+from graphir.bricks.declare import REGISTRY, Registry
+from graphir.ir.dims import Dim, Extremum, Poly, Quotient
+from graphir.ir.graph import Graph, Node, Value, Weight
+
+from .base import axis_that_gives, declaration_of, gives, gives_tuple
+from .fx import LIKE, argument, attribute
+from .plan import Part, Plan, plan
+from .quote import Quotation
+
+_HEAD = '''"""{name}, written by graphir. Imports torch alone; `load(model, path)` fills in weights from a safetensors file."""
+
+from __future__ import annotations
+
+{imports}
+'''
+
+_TAIL = '''
+
+class Part(nn.Module):
+    """A place in the tree of names: parameters by shape, and further parts. Everything starts at zero."""
+
+    def __init__(self, parts=(), frozen=(), buffers=(), **shapes):
+        super().__init__()
+        grow(self, parts, frozen, buffers, shapes)
+
+
+def grow(module, parts=(), frozen=(), buffers=(), shapes=()):
+    """Give a module its parameters, buffers and parts. A part is also an attribute, with `_` appended where Python needs it."""
+    for name, shape in dict(shapes).items():
+        if name in buffers:
+            module.register_buffer(name, torch.zeros(shape))
+        else:
+            module.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=name not in frozen))
+    for name, (alias, part) in dict(parts).items():
+        module._modules[name] = part
+        if alias != name:
+            module.__dict__[alias] = part
+
+
+def load(model, path):
+    """Copy the tensors of a safetensors file into the model; every name must be there, and no other."""
+    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        data = bytearray(file.read())
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, stop = entry["data_offsets"]
+            flat = torch.frombuffer(data[start:stop] or bytearray(8), dtype=kinds[entry["dtype"]])
+            tensors[name] = flat[: math.prod(entry["shape"])].reshape(entry["shape"])
+    model.load_state_dict(tensors)
+    return model
+'''
+
+
+def emit(graph: Graph, registry: Registry = REGISTRY) -> str:
+    """Python source with a class `Model`: its state dict has the graph's names, its forward the fx module's signature.
+
+    Raises GraphirError E0805 for names that cannot be a module's.
+    """
+    planned = plan(graph, registry)
+    quotation = Quotation()
+    writer = _Writer(planned, quotation)
+    classes = [writer.part(kind) for kind in planned.kinds]
+    lines = dict.fromkeys(["import json", "import math", *sorted(i for i in quotation.imports if "torch" not in i)])
+    lines |= dict.fromkeys(["import torch", "from torch import nn", *sorted(quotation.imports)])
+    head = _HEAD.format(name=graph.name, imports="\n".join(lines))
+    return "\n\n\n".join([head.rstrip(), _TAIL.strip(), *quotation.texts.values(), *classes]) + "\n"
+
+
+class _Writer:
+    def __init__(self, planned: Plan, quotation: Quotation):
+        self.plan, self.quotation = planned, quotation
+        self.classes: dict[int, str] = {}
+        self.taken = {"Part", "Model", "grow", "load", "nn", "torch", "F", "math", "json"}
+
+    def part(self, part: Part) -> str:
+        """The class of a kind of part."""
+        body = _Body(part, self.plan, self.quotation)
+        forward = body.write()
+        name = "Model" if part.parent is None else self._class_name(part)
+        self.classes[part.kind] = name
+        setup = self._setup(part, body.like)
+        return "\n".join([f"class {name}(nn.Module):", *_indent(["def __init__(self):", "    super().__init__()", *_indent(setup)]), "", *_indent(forward)])
+
+    def _class_name(self, part: Part) -> str:
+        wanted = re.sub(r"\W", "", part.frame) or "Block"
+        wanted = wanted if not wanted[0].isdigit() else f"Block{wanted}"
+        taken = {*self.taken, *self.quotation.names.values()}
+        name, number = wanted, 1
+        while name in taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.taken.add(name)
+        return name
+
+    def _setup(self, part: Part, like: bool) -> list[str]:
+        tree = _tree(part)
+        lines = [f'self.register_buffer("{LIKE}", torch.empty(0), persistent=False)'] if like else []
+        own = {n: w for n, w in tree.items() if isinstance(w, Weight)}
+        if own:
+            lines.append(f"grow(self, {_shapes(own)})")
+        for name, below in tree.items():
+            if isinstance(below, Weight):
+                continue
+            value = self._expression(below)
+            if attribute(name) == name and not name.isdigit():
+                lines += _wrap(f"self.{name} = ", value)
+            else:
+                lines += _wrap(f'grow(self, {{"{name}": ("{attribute(name)}", ', value, ")})")
+        return lines
+
+    def _expression(self, below: Any) -> str:
+        if isinstance(below, Part):
+            return f"{self.classes[below.kind]}()"
+        own = {n: w for n, w in below.items() if isinstance(w, Weight)}
+        parts = {n: b for n, b in below.items() if not isinstance(b, Weight)}
+        inside = [f'"{n}": ("{attribute(n)}", {self._expression(b)})' for n, b in parts.items()]
+        arguments_ = ([f"parts={{{', '.join(inside)}}}"] if inside else []) + ([_shapes(own)] if own else [])
+        return f"Part({', '.join(arguments_)})"
+
+
+def _tree(part: Part) -> dict[str, Any]:
+    """What a part holds, by path segment: weights, parts, and tables of the same for plain scopes in between."""
+    tree: dict[str, Any] = {}
+    for entry in part.contents:
+        path, thing = (part.local(entry.path), entry) if isinstance(entry, Part) else entry
+        *scopes, last = path.split(".")
+        level = tree
+        for segment in scopes:
+            level = level.setdefault(segment, {})
+        level[last] = thing
+    return tree
+
+
+def _shapes(weights: Mapping[str, Weight]) -> str:
+    shapes = ", ".join(f'"{n}": {w.shape}' for n, w in weights.items())
+    frozen = tuple(n for n, w in weights.items() if w.frozen and not w.buffer)
+    buffers = tuple(n for n, w in weights.items() if w.buffer)
+    notes = [f"{word}={names}" for word, names in (("frozen", frozen), ("buffers", buffers)) if names]
+    plain = all(n.isidentifier() and n not in ("parts", "frozen", "buffers") and attribute(n) == n for n in weights)
+    if plain:
+        return ", ".join([f"{n}={w.shape}" for n, w in weights.items()] + notes)
+    return ", ".join([f"**{{{shapes}}}", *notes])
+
+
+def _indent(lines: list[str]) -> list[str]:
+    return [f"    {line}" if line else line for line in lines]
+
+
+def _wrap(before: str, value: str, after: str = "") -> list[str]:
+    return [f"{before}{value}{after}"]
+
+
+class _Body:
+    """The forward of one part, line by line; the counterpart of `fx.Writer`."""
+
+    def __init__(self, part: Part, planned: Plan, quotation: Quotation):
+        self.part, self.plan, self.quotation = part, planned, quotation
+        self.lines: list[str] = []
+        self.values: dict[Value, str] = {}
+        self.weights: dict[str, str] = {}
+        self.taken: set[str] = {"self", "aux", "torch", "nn", "F", "math", "json"}
+        self.lengths: dict[tuple[Value, str], str] = {}
+        self.like = False
+
+    def write(self) -> list[str]:
+        """`def forward(...)` and its body."""
+        names = self._parameters()
+        for item in self.part.items:
+            self._node(item) if isinstance(item, Node) else self._call(item)
+        self._return()
+        return [f"def forward({', '.join(['self', *names])}):", *_indent(self.lines)]
+
+    def _parameters(self) -> list[str]:
+        graph = self.plan.graph
+        named = {v: argument(n) for n, v in graph.inputs}
+        if self.part.parent is None:
+            self.values.update(named)
+            self.taken.update(named.values())
+            self._preconditions()
+            return [*named.values(), "aux=False"]
+        for value in self.part.inputs:
+            self.values[value] = self._name(named.get(value, "x"))
+        for name in self.part.weights:
+            self.weights[name] = self._name(argument(name.replace(".", "_")))
+        return [*self.values.values(), *self.weights.values()]
+
+    def _preconditions(self) -> None:
+        told = {known[0]: v for _, v in reversed(self.plan.graph.inputs) for d in v.type.shape if (known := gives(d))}
+        for r in self.plan.graph.requires:
+            try:
+                left, right = self._dim(r.left, told), self._dim(r.right, told)
+            except KeyError:
+                continue
+            left = f"({left}) % {r.divisor}" if r.divisor else left
+            self.lines += [f"if not {left} {r.op} {right}:", f"    raise ValueError({f'the model requires {r}'!r})"]
+
+    def _return(self) -> None:
+        graph = self.plan.graph
+        if self.part.parent is not None:
+            self.lines.append(f"return {', '.join(self.values[v] for v in self.part.outputs)}")
+            return
+        shown = ", ".join(self.values[self.plan.source(v)] for _, v in graph.outputs)
+        shown = f"({shown})" if len(graph.outputs) > 1 else shown
+        extra = ", ".join(f'"{n}": {self.values[self.plan.source(v)]}' for n, v in graph.aux)
+        self.lines += ["if aux:", f"    return {shown}, {{{extra}}}", f"return {shown}"]
+
+    def _call(self, part: Part) -> None:
+        inputs = [self.values[v] for v in part.inputs] + [self._weight(n) for n in part.weights]
+        call = f"{_attribute_path(self.part.local(part.path))}({', '.join(inputs)})"
+        self._assign(tuple(part.outputs), part.path.rpartition(".")[2], call, len(part.outputs) > 1)
+
+    def _node(self, node: Node) -> None:
+        declaration = declaration_of(node, self.plan.registry)
+        inputs = [_Text(self.values[v]) for v in self.plan.inputs_of(node)]
+        weights = {role: _Text(self._weight(name)) for role, name in node.weights}
+        told = self.plan.sizes.get(node, {})
+        attrs = {k: _Text(self._config(v, told)) if k != "given" else v for k, v in node.attrs.items()}
+        context = {what: _Text(self._context(what)) for what in ("training", "device", "dtype") if what in declaration.accepts}
+        positional, keywords = arguments(declaration, inputs, weights, attrs, **context)
+        function = self.quotation.function(declaration.body)
+        self.taken.add(function)
+        passed = [str(p) for p in positional] + [f"{k}={v}" for k, v in keywords.items()]
+        self._assign(node.outputs, node.where.path.rpartition(".")[2], f"{function}({', '.join(passed)})", gives_tuple(declaration, node))
+
+    def _assign(self, outputs: tuple[Value, ...], hint: str, call: str, several: bool) -> None:
+        hint = hint if hint.isidentifier() else f"x{hint}"
+        names = [self._name(attribute(argument(hint))) for _ in outputs]
+        self.values.update(zip(outputs, names))
+        left = ", ".join(names) + ("," if several and len(names) == 1 else "")
+        self.lines.append(f"{left} = {call}")
+
+    def _weight(self, name: str) -> str:
+        return self.weights.get(name) or _attribute_path(self.part.local(name))
+
+    def _context(self, what: str) -> str:
+        if what == "training":
+            return "self.training"
+        self.like = True
+        return f"self.{LIKE}.{what}"
+
+    def _config(self, value: Any, told: Mapping[str, Value]) -> str:
+        if isinstance(value, Poly):
+            return self._dim(value, told)
+        if isinstance(value, tuple | list):
+            return f"({', '.join(self._config(v, told) for v in value)}{',' if len(value) == 1 else ''})"
+        return f'float("{value}")' if isinstance(value, float) and value in (float("inf"), float("-inf")) else repr(value)
+
+    def _dim(self, dim: Dim, told: Mapping[str, Value]) -> str:
+        if not isinstance(dim, Poly):
+            return str(dim)
+        terms = []
+        for monomial, factor in dim.terms:
+            atoms = [self._atom(a, told) for a in monomial]
+            terms.append(" * ".join([str(factor), *atoms] if factor != 1 or not atoms else atoms))
+        return terms[0] if len(terms) == 1 else f"({' + '.join(terms)})"
+
+    def _atom(self, atom: Any, told: Mapping[str, Value]) -> str:
+        if isinstance(atom, Quotient):
+            return f"({self._dim(atom.poly, told)} // {atom.divisor})"
+        if isinstance(atom, Extremum):
+            return f"{atom.op}({', '.join(self._dim(d, told) for d in atom.of)})"
+        value = told[atom]
+        axis, factor, constant = axis_that_gives(value.type, atom)  # type: ignore[misc]
+        text = f"{self.values[value]}.size({axis})"
+        text = f"({text} - {constant})" if constant else text
+        return f"({text} // {factor})" if factor != 1 else text
+
+    def _name(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self.taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.taken.add(name)
+        return name
+
+
+class _Text(str):
+    """Python source that stands for a value."""
+
+
+def _attribute_path(path: str) -> str:
+    text = "self"
+    for segment in path.split("."):
+        text = f'getattr({text}, "{segment}")' if segment.isdigit() else f"{text}.{attribute(segment)}"
+    return text

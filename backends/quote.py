@@ -1,0 +1,171 @@
+"""Python definitions quoted from the modules they stand in, with all that they refer to, as text that imports torch alone.
+
+Works on source text: the top-level statement that defines a name is found in its module's syntax tree, and the names that it
+uses are followed, through the package's own imports too. Decorators are left out: they register bricks.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+TORCH = {"torch": "torch", "F": "torch.nn.functional"}
+ALLOWED = ("torch", "math", "__future__", "typing", "collections.abc", "functools", "itertools", "dataclasses", "operator")
+_BUILTINS = frozenset(dir(__builtins__) if isinstance(__builtins__, ModuleType) else __builtins__)
+
+
+@dataclass
+class Quotation:
+    """Definitions collected so far, in an order in which they can run: what is used stands before."""
+
+    imports: dict[str, None] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    names: dict[tuple[str, str], str] = field(default_factory=dict)
+    busy: set[tuple[str, str]] = field(default_factory=set)
+    modules: dict[str, _Module] = field(default_factory=dict)
+
+    def function(self, function: Callable[..., Any]) -> str:
+        """Quote a function; the name under which the text knows it."""
+        name, module = function.__name__, function.__module__
+        if "<locals>" not in function.__qualname__ and name in self._module(module).statements:
+            return self._define(module, name)
+        key = (module, function.__qualname__)
+        if key not in self.names:
+            self.names[key] = self._free_name(name)
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+            self._write(key, tree.body[0], textwrap.dedent(inspect.getsource(function)), module)
+        return self.names[key]
+
+    def _module(self, name: str) -> _Module:
+        found = self.modules.get(name)
+        if found is None:
+            found = self.modules[name] = _Module(inspect.getsource(sys.modules[name]))
+        return found
+
+    def _define(self, module: str, name: str) -> str:
+        key = (module, name)
+        if key not in self.names:
+            self.names[key] = self._free_name(name)
+            source = self._module(module)
+            self._write(key, source.statements[name], source.text, module)
+        return self.names[key]
+
+    def _free_name(self, name: str) -> str:
+        taken = {*self.names.values(), *TORCH, "math"}
+        candidate, number = name, 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        return candidate
+
+    def _write(self, key: tuple[str, str], statement: ast.stmt, text: str, module: str) -> None:
+        """Add a statement's text, after what it refers to."""
+        renamed = {key[1].rpartition(".")[2]: self.names[key]}
+        for name in used_names(statement):
+            if name not in renamed and (found := self._refer(module, name)) is not None:
+                renamed[name] = found
+        self.texts[self.names[key]] = rename(statement, text, renamed)
+
+    def _refer(self, module: str, name: str) -> str | None:
+        """Make a global name of a module available; what to call it, None for builtins and locals."""
+        source = self._module(module)
+        if name in source.statements:
+            return self._define(module, name)
+        if name not in source.imported:
+            return None
+        origin, original = source.imported[name]
+        if name in TORCH and (origin.endswith("torch_lazy") or origin.startswith("torch")):
+            self.imports["import torch" if name == "torch" else "from torch.nn import functional as F"] = None
+            return name
+        if origin.startswith("."):
+            origin = _absolute(origin, module)
+        if origin.split(".")[0] == "graphir" or origin not in ALLOWED:
+            return self._define(origin, original or name)
+        line = f"import {origin}" if original is None else f"from {origin} import {original}"
+        self.imports[line if (original or origin) == name else f"{line} as {name}"] = None
+        return name
+
+
+class _Module:
+    """A module's text, its top-level definitions and its imports, those under `if TYPE_CHECKING` and the like included."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self.statements: dict[str, ast.stmt] = {}
+        self.imported: dict[str, tuple[str, str | None]] = {}
+        for statement in ast.parse(text).body:
+            self._take(statement)
+
+    def _take(self, statement: ast.stmt) -> None:
+        match statement:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                self.statements[name] = statement
+            case ast.Assign(targets=targets):
+                self.statements.update({n.id: statement for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)})
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                self.statements[name] = statement
+            case ast.Import(names=names):
+                self.imported.update({a.asname or a.name: (a.name, None) for a in names})
+            case ast.ImportFrom(module=origin, names=names, level=level):
+                self.imported.update({a.asname or a.name: ("." * level + (origin or ""), a.name) for a in names})
+
+
+def _absolute(origin: str, module: str) -> str:
+    dots = len(origin) - len(origin.lstrip("."))
+    package = module.split(".")[:-dots]
+    return ".".join([*package, *filter(None, origin[dots:].split("."))])
+
+
+def used_names(statement: ast.stmt) -> list[str]:
+    """Global names that a definition reads when it is made or run: annotations, locals and builtins do not count."""
+    local: set[str] = set()
+    found: dict[str, None] = {}
+    for node in _without_annotations(statement):
+        if isinstance(node, ast.arg):
+            local.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            found[node.id] = None
+        elif isinstance(node, ast.Name) and isinstance(statement, ast.FunctionDef):
+            local.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and node is not statement:
+            local.add(node.name)
+    return [n for n in found if n not in local and n not in _BUILTINS]
+
+
+def _without_annotations(root: ast.AST) -> Iterable[ast.AST]:
+    stack: list[ast.AST] = [root]
+    while stack:
+        node = stack.pop()
+        yield node
+        skipped = ("annotation", "returns", "decorator_list") if not isinstance(node, ast.ClassDef) else ()
+        children = []
+        for name, value in ast.iter_fields(node):
+            if name not in skipped:
+                children += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, ast.AST)]
+        stack.extend(reversed(children))
+
+
+def rename(statement: ast.stmt, text: str, names: dict[str, str]) -> str:
+    """A definition's text without decorators, with global names replaced."""
+    lines = text.splitlines(keepends=True)
+    first, last = statement.lineno - 1, statement.end_lineno or statement.lineno
+    changed = {old: new for old, new in names.items() if old != new}
+    places = []
+    if changed:
+        places = [
+            (n.lineno, n.col_offset, n.id) for n in _without_annotations(statement) if isinstance(n, ast.Name) and n.id in changed
+        ]
+    for line, column, old in sorted(places, reverse=True):
+        row = lines[line - 1].encode()
+        lines[line - 1] = (row[:column] + changed[old].encode() + row[column + len(old.encode()) :]).decode()
+    name = getattr(statement, "name", None)
+    if name in changed:
+        word = "class" if isinstance(statement, ast.ClassDef) else "def"
+        lines[first] = lines[first].replace(f"{word} {name}", f"{word} {changed[name]}", 1)
+    return "".join(lines[first:last]).rstrip()

@@ -1,0 +1,611 @@
+"""The meaning of expressions: config arithmetic, bricks as values, pipes and tensor arithmetic as nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..bricks.declare import REGISTRY
+from ..ir.dims import Poly, free_names
+from ..ir.graph import Value
+from ..ir.scalar import FUNCTIONS, MAX_ITEMS, ScalarError, binary, is_dim, is_number, show
+from ..ir.scalar import call as call_function
+from ..lang import syntax as s
+from ..lang.diagnostic import Diagnostic, GraphirError, nearest
+from ..lang.source import Span
+from .apply import At, apply, free_ports
+from .names import FORMS, known_names
+from .project import Module, library
+from .run import Run
+from .scope import Env
+from .values import (
+    POISON, BlockBrick, Brick, Builtin, Edit, Filter, Fork, Frozen, Function, Grafted, Named, Pipeline, Placed, Poison, Poisoned, Primitive,
+    Shared, Stage, Stitched, Transposed, describe, own_name,
+)
+
+BACKENDS = ("mlx", "inductor", "interpreter", "fx")
+
+
+def evaluate(run: Run, expr: s.Expr, env: Env, name: str | None = None) -> Any:
+    """The value of an expression. `name` is what it is being bound to, if it is bound at once."""
+    run.step(expr.span)
+    handler = _HANDLERS.get(type(expr))
+    assert handler is not None, type(expr)
+    return handler(run, expr, env) if name is None else settle(run, handler(run, expr, env), expr, env, name)
+
+
+def settle(run: Run, value: Any, expr: s.Expr, env: Env, name: str | None = None) -> Any:
+    """A brick that needs no input is applied where it stands; anything else is itself."""
+    brick = value.brick if isinstance(value, Named) else value
+    if not isinstance(brick, Primitive | BlockBrick) or env.scope is None or free_ports(brick):
+        return value
+    if isinstance(brick, BlockBrick) and brick.block.header.ports:
+        return value
+    segment = value.name if isinstance(value, Named) else name or brick.name
+    return apply(run, brick, (), At(env.scope, segment, expr.span))
+
+
+def tensor(value: Any) -> bool:
+    return isinstance(value, Value)
+
+
+def tensors(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(isinstance(v, Value) for v in value)
+
+
+# names
+
+
+def _name(run: Run, expr: s.Name, env: Env) -> Any:
+    found, value = env.find(expr.id)
+    if not found:
+        value = resolve(run, env.module, expr.id, expr.span, env)
+    if isinstance(value, Poison):
+        raise Poisoned
+    return value
+
+
+def resolve(run: Run, module: Module, name: str, span: Span, env: Env | None = None) -> Any:
+    """The value of a name at the top of a file: its items and imports, the standard library, the primitives, the built-ins."""
+    item = module.find(name)
+    if item is not None:
+        return module_value(run, module, name, item)
+    if name in module.imports:
+        return module.imports[name]
+    if not module.library and (item := library().find(name)) is not None:
+        return module_value(run, library(), name, item)
+    if (declaration := REGISTRY.get(name)) is not None:
+        return Primitive(declaration)
+    if name in FUNCTIONS or name in FORMS:
+        return Builtin(name)
+    known = [*(env.visible() if env else ()), *known_names(module)]
+    raise run.fail("E0301", f"`{name}` is not known", span, scope=env.scope if env else None, help=nearest(name, known))
+
+
+def module_value(run: Run, module: Module, name: str, item: s.Param | s.Let | s.Block) -> Any:
+    """A block as a brick, a `let` with formals as a function, a `param` or plain `let` as its value (computed once)."""
+    if isinstance(item, s.Block):
+        return BlockBrick(item, module)
+    if isinstance(item, s.Let) and item.formals is not None:
+        return Function(item, module)
+    if name not in module.values:
+        module.values[name] = _constant(run, module, name, item)
+    value = module.values[name]
+    if isinstance(value, Poison):
+        raise Poisoned
+    return value
+
+
+def _constant(run: Run, module: Module, name: str, item: s.Param | s.Let) -> Any:
+    if isinstance(item, s.Param):
+        if name in module.overrides:
+            return module.overrides[name]
+        if item.default is None:
+            run.report(run.fail("E0406", f"`{name}` has no value", item.span, help=(f"give it one: `param {name} = 8`, or `--set {name}=8`",)))
+            return POISON
+        expr = item.default
+    else:
+        expr = item.value
+    module.values[name] = POISON
+    return evaluate(run, expr, Env({}, module))
+
+
+# config and arithmetic
+
+
+def _literal(run: Run, expr: s.Literal, env: Env) -> Any:
+    return expr.value
+
+
+def _unary(run: Run, expr: s.Unary, env: Env) -> Any:
+    if expr.op == "not":
+        return not condition(run, expr.operand, env)
+    value = settle(run, evaluate(run, expr.operand, env), expr.operand, env)
+    if tensor(value):
+        return _emit(run, "scale", {"factor": -1.0}, (value,), expr, env)
+    return _scalar(run, "-", 0, value, expr, env)
+
+
+def condition(run: Run, expr: s.Expr, env: Env) -> bool:
+    """A condition that config alone decides."""
+    value = evaluate(run, expr, env)
+    if value is None and isinstance(expr, s.Binary):
+        raise run.fail("E0204", f"`{expr.span.text}` depends on sizes known only at run time", expr.span, scope=env.scope)
+    if isinstance(value, bool) or value is None:
+        return bool(value)
+    raise run.fail("E0404", f"a condition is true or false, not {describe(value)}", expr.span, scope=env.scope)
+
+
+def _binary(run: Run, expr: s.Binary, env: Env) -> Any:
+    if expr.op in ("and", "or"):
+        left = condition(run, expr.left, env)
+        return condition(run, expr.right, env) if left == (expr.op == "and") else left
+    left = settle(run, evaluate(run, expr.left, env), expr.left, env)
+    right = settle(run, evaluate(run, expr.right, env), expr.right, env)
+    if tensor(left) or tensor(right):
+        return _tensor_arithmetic(run, expr, left, right, env)
+    return _scalar(run, expr.op, left, right, expr, env)
+
+
+def _scalar(run: Run, op: str, left: Any, right: Any, expr: s.Expr, env: Env) -> Any:
+    for side in (left, right):
+        if isinstance(side, Brick | Function | Builtin | Module) and op not in ("==", "!=", "in"):
+            raise run.fail("E0306", f"`{op}` does not apply to {describe(side)}", expr.span, scope=env.scope, help=_arithmetic_help(op))
+        if tensors(side):
+            raise run.fail("E0307", f"`{op}` does not apply to {describe(side)}", expr.span, scope=env.scope, help=("name them: `a, b = ...`",))
+    try:
+        return binary(op, left, right, run.facts)
+    except ScalarError as e:
+        raise run.fail(e.code, e.message, expr.span, scope=env.scope, help=e.help) from None
+
+
+def _arithmetic_help(op: str) -> tuple[str, ...]:
+    return ("bricks are composed with `->`, and repeated in lists: `[f] * 3`",) if op in ("*", "+") else ()
+
+
+_TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
+
+
+def _tensor_arithmetic(run: Run, expr: s.Binary, left: Any, right: Any, env: Env) -> Value:
+    op = expr.op
+    if tensor(left) and tensor(right):
+        if op in _TENSOR_OPS:
+            attrs = {"alpha": 1.0} if op == "+" else {}
+            return _emit(run, _TENSOR_OPS[op], attrs, (left, right), expr, env)
+        raise run.fail("E0307", f"`{op}` does not apply to two tensors", expr.span, scope=env.scope, help=_compare_help(op))
+    value, number = (left, right) if tensor(left) else (right, left)
+    if not (is_number(number) or is_dim(number)):
+        other = expr.right if tensor(left) else expr.left
+        raise run.fail(
+            "E0307", f"`{op}` takes tensors and numbers, not {describe(number)}", other.span, scope=env.scope,
+            help=("apply the brick first: `(x -> f)`",) if isinstance(number, Brick | list) else (),
+        )
+    first = tensor(left)
+    if op == "*":
+        return _emit(run, "scale", {"factor": number}, (value,), expr, env)
+    if op == "/" and first and is_number(number):
+        if number == 0:
+            raise run.fail("E0402", "division by zero", expr.span, scope=env.scope)
+        return _emit(run, "scale", {"factor": 1 / number}, (value,), expr, env)
+    if op == "/" and not first:
+        return _emit(run, "scale", {"factor": number}, (_emit(run, "reciprocal", {}, (value,), expr, env),), expr, env)
+    if op == "+" or (op == "-" and first):
+        return _emit(run, "shift", {"by": number if op == "+" else -number}, (value,), expr, env)
+    if op == "-":
+        return _emit(run, "shift", {"by": number}, (_emit(run, "scale", {"factor": -1.0}, (value,), expr, env),), expr, env)
+    if op == "**" and first:
+        return _emit(run, "power", {"exponent": number}, (value,), expr, env)
+    raise run.fail("E0307", f"`{op}` does not apply to a tensor and a number", expr.span, scope=env.scope, help=_compare_help(op))
+
+
+def _compare_help(op: str) -> tuple[str, ...]:
+    return ("tensors are compared with the bricks `less`, `greater` and `equal`",) if op in ("<", ">", "<=", ">=", "==") else ()
+
+
+def _emit(run: Run, op: str, attrs: dict[str, Any], inputs: tuple[Value, ...], expr: s.Expr, env: Env) -> Value:
+    scope = env.scope
+    if scope is None:
+        raise run.fail("E0307", "tensors live inside blocks and models", expr.span)
+    attrs = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in attrs.items()}
+    return apply(run, Primitive(REGISTRY[op], attrs, called=True), inputs, At(scope, op, expr.span))
+
+
+def _if_else(run: Run, expr: s.IfElse, env: Env) -> Any:
+    return evaluate(run, expr.then if condition(run, expr.condition, env) else expr.other, env)
+
+
+# collections
+
+
+def _tuple(run: Run, expr: s.TupleOf, env: Env) -> tuple[Any, ...]:
+    return tuple(settle(run, evaluate(run, item, env), item, env) for item in expr.items)
+
+
+def _list(run: Run, expr: s.ListOf, env: Env) -> list[Any]:
+    return [_element(run, item, env) for item in expr.items]
+
+
+def _element(run: Run, item: s.Expr, env: Env) -> Any:
+    return evaluate(run, item, env)
+
+
+def _range(run: Run, expr: s.Range, env: Env) -> list[int]:
+    bounds = [evaluate(run, e, env) for e in (expr.start, expr.stop)]
+    for value, e in zip(bounds, (expr.start, expr.stop)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise run.fail("E0404", f"a range runs between whole numbers, not {describe(value)}", e.span, scope=env.scope)
+    if bounds[1] - bounds[0] > MAX_ITEMS:
+        raise run.fail("E0606", f"a range of {bounds[1] - bounds[0]:,} places is longer than the limit of {MAX_ITEMS:,}", expr.span, scope=env.scope)
+    return list(range(*bounds))
+
+
+def _comprehension(run: Run, expr: s.Comprehension, env: Env) -> list[Any]:
+    source = evaluate(run, expr.source, env)
+    if not isinstance(source, list):
+        raise run.fail("E0404", f"a comprehension runs over a list, not over {describe(source)}", expr.source.span, scope=env.scope)
+    out = []
+    for item in source:
+        run.step(expr.span)
+        inner = env.child(_unpack(run, expr.names, item, expr.span, env))
+        if expr.condition is None or condition(run, expr.condition, inner):
+            out.append(_element(run, expr.item, inner))
+    return out
+
+
+def _unpack(run: Run, names: tuple[str, ...], value: Any, span: Span, env: Env) -> dict[str, Any]:
+    if len(names) == 1:
+        return {names[0]: value}
+    if not isinstance(value, tuple | list) or len(value) != len(names):
+        count = f"{len(value)} values" if isinstance(value, tuple | list) else "one value"
+        raise run.fail("E0311", f"{len(names)} names ({', '.join(names)}) are bound to {count}", span, scope=env.scope)
+    return dict(zip(names, value))
+
+
+def _index(run: Run, expr: s.Index, env: Env) -> Any:
+    value = evaluate(run, expr.value, env)
+    if not isinstance(value, list | tuple):
+        help = ("use the bricks `select`, `slice` or `gather` on tensors",) if tensor(value) else ()
+        raise run.fail("E0404", f"lists and tuples are indexed, not {describe(value)}", expr.value.span, scope=env.scope, help=help)
+    if isinstance(expr.index, s.Range):
+        start, stop = (evaluate(run, e, env) for e in (expr.index.start, expr.index.stop))
+        if not all(isinstance(b, int) for b in (start, stop)):
+            raise run.fail("E0404", "a slice runs between whole numbers", expr.index.span, scope=env.scope)
+        return value[start:stop]
+    if isinstance(expr.index, s.Everything):
+        return value
+    index = evaluate(run, expr.index, env)
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise run.fail("E0404", f"an index is a whole number, not {describe(index)}", expr.index.span, scope=env.scope)
+    if not -len(value) <= index < len(value):
+        raise run.fail("E0403", f"index {index} is outside a list of {len(value)}", expr.index.span, scope=env.scope, help=("places count from 0",))
+    return value[index]
+
+
+def _everything(run: Run, expr: s.Everything, env: Env) -> Any:
+    raise run.fail("E0403", "`*` as an index belongs in the path of a graft", expr.span, scope=env.scope)
+
+
+def _attribute(run: Run, expr: s.Attribute, env: Env) -> Any:
+    value = evaluate(run, expr.value, env)
+    if isinstance(value, Module):
+        item = value.find(expr.name)
+        if item is None:
+            raise run.fail("E0310", f"`{expr.name}` is not defined in {value.source.name}", expr.span, scope=env.scope, help=nearest(expr.name, value.names()))
+        return module_value(run, value, expr.name, item)
+    if expr.name == "T":
+        return _transposed(run, value, expr, env)
+    raise run.fail("E0310", f"{describe(value)} has no `{expr.name}`", expr.span, scope=env.scope, help=("`.T` is the transposed map of a shared brick",))
+
+
+def _transposed(run: Run, value: Any, expr: s.Attribute, env: Env) -> Transposed:
+    inner = value.brick if isinstance(value, Shared) else value
+    inner = inner.brick if isinstance(inner, Named | Placed | Frozen) else inner
+    if not (isinstance(inner, Primitive) and inner.name in ("embedding", "linear")):
+        raise run.fail("E0310", f"{describe(value)} has no `.T`", expr.span, scope=env.scope, help=("`.T` belongs to a shared `embedding` or `linear`",))
+    if not isinstance(value, Shared):
+        raise run.fail(
+            "E0313", f"{describe(value)} is a template and has no weights of its own", expr.span, scope=env.scope,
+            help=(f"bind it with `shared {expr.value.span.text} = ...`",),
+        )
+    return Transposed(value, inner)
+
+
+# calls
+
+
+def _call(run: Run, expr: s.Call, env: Env) -> Any:
+    callee = evaluate(run, expr.callee, env)
+    match callee:
+        case Builtin(name=name) if name in FUNCTIONS:
+            return _function_call(run, name, expr, env)
+        case Builtin(name="filter"):
+            return make_filter(run, expr, None, env)
+        case Builtin(name=name):
+            return _FORMS[name](run, expr, env)
+        case Function():
+            return _let_call(run, callee, expr, env)
+        case Primitive() | BlockBrick():
+            return _configure(run, callee, expr, env)
+    help = ("tensors are fed with `->`: `x -> f`",) if isinstance(callee, Brick | list) else ()
+    raise run.fail("E0306", f"{describe(callee)} takes no arguments", expr.callee.span, scope=env.scope, help=help)
+
+
+def _function_call(run: Run, name: str, expr: s.Call, env: Env) -> Any:
+    if any(a.name for a in expr.arguments):
+        raise run.fail("E0302", f"`{name}` takes no named arguments", expr.span, scope=env.scope)
+    values = [settle(run, evaluate(run, a.value, env), a.value, env) for a in expr.arguments]
+    if any(isinstance(v, Value | Brick) for v in values):
+        raise run.fail("E0307", f"`{name}` computes with numbers", expr.span, scope=env.scope, help=(f"on tensors it is a brick: `x -> {name}`",))
+    try:
+        return call_function(name, values)
+    except ScalarError as e:
+        raise run.fail(e.code, e.message, expr.span, scope=env.scope, help=e.help) from None
+
+
+def _let_call(run: Run, function: Function, expr: s.Call, env: Env) -> Any:
+    formals = function.item.formals or ()
+    given = arguments(run, function.item.name, [f.name for f in formals], expr, env)
+    inner = Env({}, function.module, env.scope)
+    for formal in formals:
+        if formal.name in given:
+            inner.names[formal.name] = given[formal.name]
+        elif formal.default is not None:
+            inner.names[formal.name] = evaluate(run, formal.default, inner)
+        else:
+            raise run.fail("E0303", f"`{function.item.name}` needs `{formal.name}`", expr.span, scope=env.scope)
+    return evaluate(run, function.item.value, inner)
+
+
+def arguments(run: Run, what: str, formals: list[str], expr: s.Call, env: Env, named: tuple[str, ...] = (), extra: bool = False) -> dict[str, Any]:
+    """Arguments by name: positional ones fill `formals` in order; `named` may only be given by name; `extra` allows any name."""
+    given: dict[str, Any] = {}
+    position = 0
+    for argument in expr.arguments:
+        if argument.name is None:
+            if position >= len(formals):
+                raise run.fail("E0304", f"`{what}` takes at most {len(formals)} config argument{'s' * (len(formals) != 1)}", argument.span, scope=env.scope,
+                               help=(f"they are {', '.join(f'`{f}`' for f in formals)}",) if formals else ("tensors are fed with `->`",))
+            name, position = formals[position], position + 1
+        else:
+            name = argument.name
+        if name not in formals and name not in named and not extra:
+            raise run.fail("E0302", f"`{what}` has no argument `{name}`", argument.span, scope=env.scope, help=nearest(name, [*formals, *named]) or _listed([*formals, *named]))
+        if name in given:
+            raise run.fail("E0302", f"`{name}` is given twice", argument.span, scope=env.scope)
+        given[name] = settle(run, evaluate(run, argument.value, env), argument.value, env, name)
+    return given
+
+
+def _listed(names: list[str]) -> tuple[str, ...]:
+    return (f"it has {', '.join(f'`{n}`' for n in names)}",) if names else ("it takes none",)
+
+
+JOIN_OPTIONS = ("width",)
+
+
+def _configure(run: Run, brick: Primitive | BlockBrick, expr: s.Call, env: Env) -> Any:
+    if brick.called:
+        raise run.fail("E0306", f"`{brick.name}` has its arguments already", expr.span, scope=env.scope, help=("a template is configured once; give all arguments together",))
+    if isinstance(brick, Primitive):
+        declaration = brick.declaration
+        formals = list(declaration.formals)
+        ports = list(declaration.port_names) + (["with"] if declaration.variadic else [])
+        options = (["init"] if declaration.weights and "init" not in formals else []) + (list(JOIN_OPTIONS) if declaration.kind == "join" else [])
+        extra = bool(getattr(declaration, "extra", ""))
+    else:
+        formals = [f.name for f in brick.block.header.formals]
+        ports = [p.name for p in brick.block.header.ports]
+        options, extra = [], False
+    given = arguments(run, brick.name, formals, expr, env, (*ports, *options), extra)
+    bound: dict[str, Any] = {}
+    for port in ports:
+        if port in given and port not in formals:
+            if given[port] is None and isinstance(brick, Primitive) and port in brick.declaration.optional:
+                given.pop(port)
+                continue
+            if not tensor(given[port]):
+                raise run.fail("E0307", f"`{port}` of `{brick.name}` is an input: it takes a tensor, not {describe(given[port])}", expr.span, scope=env.scope)
+            bound[port] = given.pop(port)
+    if isinstance(brick, Primitive):
+        for name, value in given.items():
+            if isinstance(value, Value | Brick):
+                raise run.fail("E0307", f"`{name}` of `{brick.name}` takes config, not {describe(value)}", expr.span, scope=env.scope)
+        return Primitive(brick.declaration, given, bound, True)
+    return BlockBrick(brick.block, brick.module, given, bound, True)
+
+
+# special forms
+
+
+def _frozen(run: Run, expr: s.Call, env: Env) -> Any:
+    given = arguments(run, "frozen", ["brick"], expr, env)
+    return Frozen(_needs_brick(run, given, "brick", "frozen", expr, env))
+
+
+def _needs_brick(run: Run, given: dict[str, Any], name: str, what: str, expr: s.Call, env: Env) -> Any:
+    value = given.get(name)
+    if not isinstance(value, Brick | list):
+        raise run.fail("E0306", f"`{what}` takes a brick, not {describe(value)}", expr.span, scope=env.scope)
+    return value
+
+
+def _stitch(run: Run, expr: s.Call, env: Env) -> Any:
+    """`stitch(f, width = w)` puts adapters around f; `stitch(w)` is the projection itself."""
+    first = evaluate(run, expr.arguments[0].value, env) if expr.arguments and expr.arguments[0].name is None else None
+    if not isinstance(first, Brick | list):
+        return _configure(run, Primitive(REGISTRY["stitch"]), expr, env)
+    given = arguments(run, "stitch", ["brick", "width"], expr, env, ("form", "rank", "init"))
+    width = given.get("width")
+    if not isinstance(width, int) or isinstance(width, bool) or width <= 0:
+        raise run.fail("E0303", "`stitch(f, width = ...)` needs a positive width", expr.span, scope=env.scope)
+    stage = Stage(first, segment_of(expr.arguments[0].value, first, "stitched"), expr.arguments[0].span)
+    return Stitched(stage, width, {k: v for k, v in given.items() if k in ("form", "rank", "init")})
+
+
+def _choose(run: Run, expr: s.Call, env: Env) -> Any:
+    raise run.fail(
+        "E0407", "`choose` makes a search space, which this edition does not sample", expr.span, scope=env.scope,
+        help=("write one of the choices, or vary a `param` from Python: see examples/search_loop.py",),
+    )
+
+
+def _fork_call(run: Run, expr: s.Call, env: Env) -> Any:
+    raise run.fail("E0306", "`fork` is followed by its branches", expr.span, scope=env.scope, help=("write `fork { a: f  b: g }`",))
+
+
+_FORMS = {"frozen": _frozen, "stitch": _stitch, "choose": _choose, "fork": _fork_call}
+
+
+def _branches(run: Run, expr: s.Branches, env: Env) -> Any:
+    callee, call = expr.callee, None
+    if isinstance(callee, s.Call):
+        callee, call = callee.callee, callee
+    value = evaluate(run, callee, env)
+    if not (isinstance(value, Builtin) and value.name in ("fork", "filter")):
+        raise run.fail("E0306", "branches in braces follow `fork` or `filter(...)`", expr.callee.span, scope=env.scope)
+    branches = _named_branches(run, expr, env)
+    if value.name == "fork":
+        if call is not None:
+            raise run.fail("E0304", "`fork` takes no arguments", call.span, scope=env.scope)
+        return Fork(branches)
+    if call is None:
+        raise run.fail("E0303", "`filter` needs a router", expr.callee.span, scope=env.scope, help=("write `filter(linear(2) -> softmax) { ... }`",))
+    return make_filter(run, call, branches, env)
+
+
+def _named_branches(run: Run, expr: s.Branches, env: Env) -> tuple[tuple[str, Stage], ...]:
+    branches: dict[str, Stage] = {}
+    for branch in expr.branches:
+        if branch.name in branches:
+            raise run.fail("E0308", f"two branches are called `{branch.name}`", branch.span, scope=env.scope)
+        value = evaluate(run, branch.value, env)
+        if not isinstance(value, Brick | list):
+            raise run.fail("E0306", f"a branch is a brick, not {describe(value)}", branch.value.span, scope=env.scope)
+        branches[branch.name] = Stage(value, branch.name, branch.value.span)
+    return tuple(branches.items())
+
+
+FILTER_OPTIONS = (
+    "keep", "renormalise", "keep_first", "width", "branches", "per_sample", "balance", "balance_form", "importance", "z_loss", "bias_update",
+    "noise", "learned_noise", "jitter", "capacity", "cache",
+)
+
+
+def make_filter(run: Run, call: s.Call, branches: tuple[tuple[str, Stage], ...] | None, env: Env) -> Filter:
+    given = arguments(run, "filter", ["router"], call, env, FILTER_OPTIONS)
+    router = given.pop("router", None)
+    if not isinstance(router, Brick):
+        raise run.fail("E0303", "`filter` needs a router: a brick that gives one score per branch", call.span, scope=env.scope, help=("write `filter(linear(2) -> softmax) { ... }`",))
+    listed = given.pop("branches", None)
+    if (branches is None) == (listed is None):
+        raise run.fail("E0410", "`filter` takes branches in braces, or `branches = [...]`", call.span, scope=env.scope)
+    if listed is not None:
+        if not isinstance(listed, list) or not all(isinstance(b, Brick | list) for b in listed):
+            raise run.fail("E0404", f"`branches` is a list of bricks, not {describe(listed)}", call.span, scope=env.scope)
+        branches = tuple((str(i), Stage(b, str(i), call.span)) for i, b in enumerate(listed))
+    if not branches:
+        raise run.fail("E0410", "a filter has at least one branch", call.span, scope=env.scope)
+    argument = next((a for a in call.arguments if a.name in (None, "router")), call.arguments[0])
+    segment = segment_of(argument.value, router, "router")
+    return Filter(Stage(router, segment or "router", argument.value.span), branches, given, listed is not None, call.span)
+
+
+# pipes, names and places
+
+
+def segment_of(expr: s.Expr, value: Any, fallback: str | None = None) -> str | None:
+    """The path segment of a brick at a place: its `as` name, the name through which it came, its own, or none for a bare pipe."""
+    if isinstance(value, Named):
+        return value.name
+    match expr:
+        case s.Name(id=id):
+            return id
+        case s.On(value=inner):
+            return segment_of(inner, value, fallback)
+        case s.Attribute(value=s.Name(id=id), name="T"):
+            return id
+        case s.Pipe():
+            return fallback
+    return own_name(value) or fallback
+
+
+def _pipe(run: Run, expr: s.Pipe, env: Env) -> Any:
+    head_expr = expr.stages[0]
+    head = settle(run, evaluate(run, head_expr, env), head_expr, env)
+    if isinstance(head, Brick | list):
+        return _template(run, expr, head, env)
+    if not (tensor(head) or tensors(head)):
+        raise run.fail("E0306", f"a pipe starts with a tensor or a brick, not with {describe(head)}", head_expr.span, scope=env.scope)
+    if env.scope is None:
+        raise run.fail("E0307", "tensors live inside blocks and models", expr.span)
+    value, before = head, head_expr.span
+    for arrow, stage in zip(expr.arrows, expr.stages[1:]):
+        brick = evaluate(run, stage, env)
+        if not isinstance(brick, Brick | list):
+            help = ("feed two tensors as a tuple: `(x, y) -> f`",) if tensor(brick) else ()
+            raise run.fail("E0306", f"`->` leads to a brick, not to {describe(brick)}", stage.span, scope=env.scope, help=help)
+        inputs = value if isinstance(value, tuple) else (value,)
+        value = apply(run, brick, inputs, At(env.scope, segment_of(stage, brick), stage.span, arrow, before))
+        before = stage.span
+    return value
+
+
+def _template(run: Run, expr: s.Pipe, head: Any, env: Env) -> Pipeline:
+    stages = [Stage(head, segment_of(expr.stages[0], head), expr.stages[0].span)]
+    for arrow, stage in zip(expr.arrows, expr.stages[1:]):
+        brick = evaluate(run, stage, env)
+        if not isinstance(brick, Brick | list):
+            raise run.fail("E0306", f"`->` leads to a brick, not to {describe(brick)}", stage.span, scope=env.scope)
+        stages.append(Stage(brick, segment_of(stage, brick), stage.span, arrow))
+    return Pipeline(tuple(stages))
+
+
+def _on(run: Run, expr: s.On, env: Env) -> Any:
+    if expr.backend not in BACKENDS:
+        raise run.fail("E0702", f"there is no backend `{expr.backend}`", expr.span, scope=env.scope, help=nearest(expr.backend, BACKENDS) or (f"there are {', '.join(BACKENDS)}",))
+    value = evaluate(run, expr.value, env)
+    if not isinstance(value, Brick | list):
+        raise run.fail("E0306", f"bricks are placed on backends, not {describe(value)}", expr.value.span, scope=env.scope)
+    return Placed(value, expr.backend)
+
+
+def _as(run: Run, expr: s.As, env: Env) -> Any:
+    if not expr.name.isidentifier() or not expr.name.isascii() or len(expr.name) > run.limits.identifier:
+        raise run.fail("E0104", f'"{expr.name}" cannot be a name', expr.span, scope=env.scope)
+    value = evaluate(run, expr.value, env)
+    if not isinstance(value, Brick | list):
+        raise run.fail("E0306", f"`as` names a brick, not {describe(value)}", expr.value.span, scope=env.scope, help=("name a tensor with `name = ...`",))
+    return Named(value, expr.name)
+
+
+def _graft(run: Run, expr: s.Graft, env: Env) -> Any:
+    host = evaluate(run, expr.host, env)
+    if not isinstance(host, Brick):
+        raise run.fail("E0306", f"a graft grows on a brick, not on {describe(host)}", expr.host.span, scope=env.scope)
+    edits = tuple(Edit(_matchers(run, e.path, env), e.value, e.path.span, env) for e in expr.edits)
+    return Grafted(host, edits)
+
+
+def _matchers(run: Run, path: s.Expr, env: Env) -> tuple[str | frozenset[int] | None, ...]:
+    match path:
+        case s.Name(id=id):
+            return (id,)
+        case s.Attribute(value=value, name=name):
+            return (*_matchers(run, value, env), name)
+        case s.Index(value=value, index=s.Everything()):
+            return (*_matchers(run, value, env), None)
+        case s.Index(value=value, index=index):
+            found = evaluate(run, index, env)
+            places = found if isinstance(found, list) else [found]
+            if not all(isinstance(p, int) for p in places):
+                raise run.fail("E0404", "a place in a graft's path is a whole number or a range", index.span, scope=env.scope)
+            return (*_matchers(run, value, env), frozenset(places))
+    raise run.fail("E0701", "a graft's path is a chain of names and places", path.span, scope=env.scope)
+
+
+_HANDLERS = {
+    s.Name: _name, s.Literal: _literal, s.Unary: _unary, s.Binary: _binary, s.IfElse: _if_else, s.Pipe: _pipe, s.Call: _call,
+    s.Attribute: _attribute, s.Index: _index, s.Branches: _branches, s.On: _on, s.As: _as, s.TupleOf: _tuple, s.ListOf: _list,
+    s.Comprehension: _comprehension, s.Range: _range, s.Everything: _everything, s.Graft: _graft,
+}
+
+__all__ = ["Diagnostic", "GraphirError", "Poly", "evaluate", "free_names", "resolve", "settle", "show"]

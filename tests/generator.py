@@ -1,0 +1,239 @@
+"""Random valid graphs out of the brick declarations (after NNSmith): pick a value, pick a brick whose header fits, go on.
+
+`random_graph(seed)` builds with every brick that has an example, with forks, joins, filters, open stitches, shared weights and
+repeated calls, over symbolic B and T. It also sows what passes look for: norms of sums, several norms of one value, linears of
+one input, chains of scales, split and concat. `random_program(seed)` writes the same kind of thing as `.arch` text.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphir.bricks.build import Builder
+from graphir.bricks.call import read_example
+from graphir.bricks.declare import REGISTRY, Declaration, Misfit
+from graphir.ir.dims import symbol
+from graphir.ir.graph import Attrs, Graph, Node, Value, Where
+from graphir.ir.types import Type
+from graphir.passes.lower import filled
+
+WIDTHS = (4, 6, 8)
+# bricks whose numbers are too wild to compare (poles, jumps at ties) or whose draws are random
+AVOID = frozenset(
+    ("log", "rsqrt", "sqrt", "reciprocal", "power", "exp", "einsum", "int", "round", "sign", "stitch", "fork", "filter", "weight", "hardmax", "topk", "argsort")
+)
+
+
+def fitting_bricks() -> list[Declaration]:
+    """The declared bricks of one float input that random programs may use, in name order."""
+    found = [d for d in REGISTRY if d.examples and d.kind == "brick" and not d.random and d.name not in AVOID]
+    return sorted((d for d in found if len(d.ports) == 1 and not d.variadic), key=lambda d: d.name)
+
+
+class Sower:
+    """One random graph in the making."""
+
+    def __init__(self, seed: int):
+        self.random = random.Random(seed)
+        self.builder = Builder()
+        self.x = Value(Type("float", (symbol("B"), symbol("T"), self.random.choice(WIDTHS))))
+        self.pool: list[Value] = [self.x]
+        self.weighted: list[Node] = []
+        self.scope: tuple[tuple[str, str], ...] = ()
+        self.counts: dict[str, int] = {}
+        self.bricks = fitting_bricks()
+
+    def where(self, op: str) -> Where:
+        segments = [s for s, _ in self.scope]
+        base = ".".join([*segments, op])
+        self.counts[base] = self.counts.get(base, -1) + 1
+        count = self.counts[base]
+        return Where(f"{base}_{count}" if count else base, (*(f for _, f in self.scope), op))
+
+    def new(self, op: str, *inputs: Value, **attrs: Any) -> Node:
+        """A node with fresh weights and every default filled in. Raises Misfit."""
+        complete = filled(op, inputs, attrs, _NO_FACTS)
+        extra = REGISTRY[op].extra
+        if extra and extra in attrs:
+            complete[extra] = attrs[extra]
+        node = self.builder.new(op, inputs, complete, self.where(op))
+        if node.weights:
+            self.weighted.append(node)
+        return node
+
+    def call(self, op: str, *inputs: Value, **attrs: Any) -> Value:
+        return self.new(op, *inputs, **attrs).outputs[0]
+
+    def pick(self, *, last: int | None = None, rank: int | None = None) -> Value:
+        fits = [v for v in self.pool if (last is None or v.type.shape[-1] == last) and (rank is None or len(v.type.shape) == rank)]
+        return self.random.choice(fits or [self.x])
+
+    def wide(self) -> Value:
+        """A [B, T, d] value."""
+        fits = [v for v in self.pool if _is_sequence(v.type)]
+        return self.random.choice(fits[-6:])
+
+    def like(self, value: Value) -> Value:
+        """Another value of the same type, made if need be."""
+        fits = [v for v in self.pool if v.type == value.type]
+        return self.random.choice(fits) if self.random.random() < 0.7 else self.call("linear", self.wide(), out=value.type.shape[-1])
+
+    # what to sow
+
+    def any_brick(self) -> Sequence[Value]:
+        """A declared brick on a value that its header takes, with the config of one of its examples."""
+        declaration = self.random.choice(self.bricks)
+        attrs, _ = read_example(declaration, self.random.choice(declaration.examples))
+        return self.new(declaration.name, self.pick(), **attrs).outputs
+
+    def projection(self) -> Sequence[Value]:
+        return [self.call("linear", self.wide(), out=self.random.choice(WIDTHS), bias=self.random.random() < 0.5)]
+
+    def projections(self) -> Sequence[Value]:
+        x, bias = self.wide(), self.random.random() < 0.5
+        return [self.call("linear", x, out=self.random.choice(WIDTHS), bias=bias) for _ in range(self.random.randint(2, 3))]
+
+    def residual(self) -> Sequence[Value]:
+        x = self.wide()
+        total = self.call("add", x, self.like(x))
+        return [total, self.norm(total)]
+
+    def norm(self, x: Value) -> Value:
+        if self.random.random() < 0.5:
+            return self.call("rmsnorm", x, offset=self.random.choice((0.0, 0.0, 1.0)), scale=self.random.random() < 0.8)
+        return self.call("layernorm", x, scale=self.random.random() < 0.8, bias=self.random.random() < 0.5)
+
+    def norms(self) -> Sequence[Value]:
+        x = self.wide()
+        return [self.norm(x) for _ in range(self.random.randint(2, 3))]
+
+    def normed_projections(self) -> Sequence[Value]:
+        y = self.norm(self.wide())
+        return [self.call("linear", y, out=self.random.choice(WIDTHS), bias=self.random.random() < 0.5) for _ in range(self.random.randint(1, 2))]
+
+    def arithmetic(self) -> Sequence[Value]:
+        x = self.wide()
+        op = self.random.choice(("add", "sub", "mul"))
+        return [self.call(op, x, self.like(x))]
+
+    def nothings(self) -> Sequence[Value]:
+        x = self.wide()
+        kind = self.random.randrange(6)
+        if kind == 0:
+            return [self.call("id", x)]
+        if kind == 1:
+            return [self.call("scale", self.call("scale", x, factor=self.random.choice((1.0, 0.5))), factor=2.0)]
+        if kind == 2:
+            return [self.call("shift", self.call("shift", x, by=self.random.choice((0, 0.25))), by=-0.25)]
+        if kind == 3:
+            return [self.call("concat", *self.new("split", x, parts=2).outputs)]
+        if kind == 4:
+            return [self.call("concat", x)]
+        turned = self.call("rearrange", x, pattern="b t d -> b d t")
+        return [self.call("rearrange", turned, pattern="b d t -> b t d")]
+
+    def repeated(self) -> Sequence[Value]:
+        """The same call once more, or the same weights on another value."""
+        if not self.weighted:
+            return ()
+        old = self.random.choice(self.weighted)
+        inputs = old.inputs if self.random.random() < 0.4 else tuple(self.like(v) if _is_sequence(v.type) else v for v in old.inputs)
+        if any(a.type != b.type for a, b in zip(inputs, old.inputs)):
+            return ()
+        return self.builder.emit(old.op, inputs, old.attrs, old.weights, self.where(old.op)).outputs
+
+    def branch(self, x: Value, width: int) -> Value:
+        """A short chain from x to a value of the width."""
+        made = [x]
+        for _ in range(self.random.randint(0, 2)):
+            made.append(self.random.choice((self.norm, self.activated))(made[-1]))
+        y = made[-1]
+        if self.random.random() < 0.3:
+            y = self.call("linear", y, out=self.random.choice(WIDTHS))
+        return y if y.type.shape[-1] == width else self.call("stitch", y, out=width, open=True)
+
+    def activated(self, x: Value) -> Value:
+        return self.call(self.random.choice(("gelu", "silu", "tanh", "sigmoid")), x)
+
+    def fork(self) -> Sequence[Value]:
+        x, width = self.wide(), self.random.choice(WIDTHS)
+        names = tuple("abc"[: self.random.randint(1, 3)])
+        outer = self.scope
+        segment = self.where("fork").path.rsplit(".", 1)[-1]
+        self.scope = (*outer, (segment, "fork"))
+        fork = self.builder.emit("fork", (x,), {"branches": names}, (), self.where("fork"))
+        ends = [self.inside(name, lambda v=v: self.branch(v, width)) for name, v in zip(names, fork.outputs)]
+        joined = self.join(ends)
+        self.scope = outer
+        return [joined]
+
+    def inside(self, name: str, make: Callable[[], Value]) -> Value:
+        outer = self.scope
+        self.scope = (*outer, (name, "pipe"))
+        made = make()
+        self.scope = outer
+        return made
+
+    def join(self, values: Sequence[Value]) -> Value:
+        ways = ["add", "mean", "mul", "concat", "blend", "blend_learned", "max", "alpha"] + ["gate"] * (len(values) == 2)
+        way = self.random.choice(ways)
+        if way == "blend":
+            return self.call("blend", *values, weights=tuple(0.5 + i for i in range(len(values))))
+        if way == "blend_learned":
+            return self.call("blend", *values, learnable=True)
+        if way == "alpha":
+            return self.call("add", *values, alpha=0.5)
+        return self.call(way, *values)
+
+    def filter(self) -> Sequence[Value]:
+        x, width, count = self.wide(), self.random.choice(WIDTHS), self.random.randint(2, 3)
+        names = tuple("abc"[:count])
+        outer = self.scope
+        segment = self.where("filter").path.rsplit(".", 1)[-1]
+        self.scope = (*outer, (segment, "filter"))
+        weights = self.inside("router", lambda: self.call("softmax", self.call("linear", x, out=count)))
+        if self.random.random() < 0.5:
+            weights = self.call("keep_top", weights, k=self.random.randint(1, count))
+        fork = self.builder.emit("fork", (x,), {"branches": names}, (), self.where("fork"))
+        ends = [self.inside(name, lambda v=v: self.branch(v, width)) for name, v in zip(names, fork.outputs)]
+        mixed = self.call("filter", weights, *ends, branches=names)
+        self.scope = outer
+        return [mixed]
+
+    def grow(self, size: int) -> Graph:
+        ways = [
+            self.any_brick, self.any_brick, self.any_brick, self.projection, self.projections, self.residual, self.norms,
+            self.normed_projections, self.arithmetic, self.nothings, self.repeated, self.repeated, self.fork, self.filter,
+        ]
+        while len(self.builder.nodes) < size:
+            before = len(self.builder.nodes)
+            try:
+                made = self.random.choice(ways)()
+            except Misfit:
+                del self.builder.nodes[before:]
+                self.scope = ()
+                self.weighted = [n for n in self.weighted if n in set(self.builder.nodes)]
+                continue
+            self.pool += [v for v in made if v.type.dtype == "float"]
+        results = [self.pool[-1], *self.random.sample(self.pool, min(2, len(self.pool)))]
+        outputs = tuple((f"y{i}", v) for i, v in enumerate(dict.fromkeys(results)))
+        used = {name for node in self.builder.nodes for _, name in node.weights}
+        weights = {n: w for n, w in self.builder.weights.items() if n in used}
+        return Graph(f"Random{size}", (("x", self.x),), tuple(self.builder.nodes), outputs, weights)
+
+
+_NO_FACTS = Graph("none", (), (), (), {})
+
+
+def _is_sequence(type: Type) -> bool:
+    return len(type.shape) == 3 and type.shape[:2] == (symbol("B"), symbol("T")) and isinstance(type.shape[2], int) and type.shape[2] in WIDTHS
+
+
+def random_graph(seed: int, size: int = 16) -> Graph:
+    """A valid graph of about `size` nodes, the same for the same seed and catalogue of bricks."""
+    return Sower(seed).grow(size)
+
+
+__all__ = ["Attrs", "fitting_bricks", "random_graph"]
