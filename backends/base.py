@@ -115,7 +115,8 @@ def _wrong_inputs(graph: Graph, inputs: Mapping[str, Any]) -> list[Diagnostic]:
         if not hasattr(tensor, "dtype") or not hasattr(tensor, "shape"):
             problems.append(Diagnostic("E0803", f"input `{name}` takes a tensor, not a {type(tensor).__name__}"))
         elif element_kind(tensor) != value.type.dtype:
-            problems.append(Diagnostic("E0803", f"input `{name}` takes {value.type.dtype} elements, not {str(tensor.dtype).removeprefix('torch.')}"))
+            given = str(tensor.dtype).removeprefix("torch.")
+            problems.append(Diagnostic("E0803", f"input `{name}` takes {value.type.dtype} elements, not {given}"))
         elif len(tensor.shape) != len(value.type.shape):
             problems.append(Diagnostic("E0803", f"input `{name}` takes {value.type}, not {list(tensor.shape)}"))
     return problems
@@ -199,7 +200,8 @@ def compile_module(
     `inductor` compiles each distinct block with torch.compile. Raises GraphirError, and EnvironmentProblem where there is no such device.
     """
     if target not in TARGETS:
-        raise GraphirError(Diagnostic("E0806", f"there is no target `{target}`", help=nearest(target, TARGETS) or (f"targets: {', '.join(TARGETS)}",)))
+        help = nearest(target, TARGETS) or (f"targets: {', '.join(TARGETS)}",)
+        raise GraphirError(Diagnostic("E0806", f"there is no target `{target}`", help=help))
     if mode not in ("train", "infer"):
         raise GraphirError(Diagnostic("E0806", f"there is no mode `{mode}`", help=("modes: train, infer",)))
     device = need_device(target)

@@ -166,11 +166,12 @@ def _tensors(
         from .weights import initialise
 
         return initialise(graph, seed, dtype or torch.float32, device)
-    problems = [
-        Diagnostic("E0801", f"weight `{name}` is missing" if name not in weights else f"weight `{name}` is {list(weights[name].shape)}, not {list(w.shape)}")
-        for name, w in graph.weights.items()
-        if name not in weights or tuple(weights[name].shape) != w.shape
-    ]
+    problems = []
+    for name, weight in graph.weights.items():
+        if name not in weights:
+            problems.append(Diagnostic("E0801", f"weight `{name}` {list(weight.shape)} is missing"))
+        elif tuple(weights[name].shape) != weight.shape:
+            problems.append(Diagnostic("E0801", f"weight `{name}` is {list(weights[name].shape)}, not {list(weight.shape)}"))
     if problems:
         raise GraphirError(problems)
     return {name: weights[name].detach().to(device=device, dtype=dtype, copy=True) for name in graph.weights}

@@ -120,7 +120,8 @@ class Interpreter:
         old = state or {}
         strangers = sorted(old.keys() - {b.node.where.path for b in self._bound if b.declaration.state})
         if strangers:
-            raise GraphirError(Diagnostic("E0811", f"the state has an entry `{strangers[0]}`, but no such node of `{self.graph.name}` keeps state"))
+            message = f"the state has an entry `{strangers[0]}`, but no such node of `{self.graph.name}` keeps state"
+            raise GraphirError(Diagnostic("E0811", message))
         slots: list[Any] = [None] * self._slots
         slots[SIZES] = sizes
         self._place(slots, inputs)
@@ -371,6 +372,5 @@ def _not_finite(node: Node, record: Record) -> Diagnostic:
     total = 1
     for d in record.shape:
         total *= d
-    return Diagnostic(
-        "E0807", f"`{node.where.path}` ({node.op}) makes {record.not_finite} of {total} numbers NaN or infinite out of finite ones", node.where.span,
-    )
+    message = f"`{node.where.path}` ({node.op}) makes {record.not_finite} of {total} numbers NaN or infinite out of finite ones"
+    return Diagnostic("E0807", message, node.where.span)

@@ -11,6 +11,7 @@ import heapq
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias, Union
 
 from graphir.bricks.declare import REGISTRY, Registry
@@ -65,6 +66,11 @@ class Plan:
     origin: dict[Value, Value]
     sizes: dict[Node, dict[str, Value]]
     registry: Registry
+
+    @cached_property
+    def paths(self) -> frozenset[str]:
+        """The scopes that are blocks."""
+        return frozenset(part.path for part in _top_down(self.root))
 
     def source(self, value: Value) -> Value:
         """The value itself, or what it is a copy of."""

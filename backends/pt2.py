@@ -30,8 +30,8 @@ def export(network: Network) -> Any:
     try:
         return torch.export.export(network, inputs, dynamic_shapes=shapes)
     except Exception as e:
-        reason = str(e).strip().splitlines()
-        raise GraphirError(Diagnostic("E0808", f"torch.export cannot export `{graph.name}`: {reason[0] if reason else type(e).__name__}")) from e
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise GraphirError(Diagnostic("E0808", f"torch.export cannot export `{graph.name}`: {reason}")) from e
 
 
 def to_bytes(network: Network) -> bytes:

@@ -16,6 +16,9 @@ from .fx import LIKE, argument, attribute
 from .plan import Part, Plan, plan
 from .quote import Quotation
 
+RESERVED = frozenset({"Part", "Model", "grow", "load", "json", "math", "torch", "nn", "F", "self", "aux"})
+WIDTH = 120
+
 _HEAD = '''"""{name}, written by graphir. Imports torch alone; `load(model, path)` fills in weights from a safetensors file."""
 
 from __future__ import annotations
@@ -26,24 +29,27 @@ from __future__ import annotations
 _TAIL = '''
 
 class Part(nn.Module):
-    """A place in the tree of names: parameters by shape, and further parts. Everything starts at zero."""
+    """A place in the tree of names: further parts, and parameters by shape, which start at zero. `part[0]` is the part called "0"."""
 
-    def __init__(self, parts=(), frozen=(), buffers=(), **shapes):
+    def __init__(self, parts=(), **weights):
         super().__init__()
-        grow(self, parts, frozen, buffers, shapes)
+        grow(self, parts, **weights)
+
+    def __getitem__(self, name):
+        return self._modules[str(name)]
 
 
-def grow(module, parts=(), frozen=(), buffers=(), shapes=()):
-    """Give a module its parameters, buffers and parts. A part is also an attribute, with `_` appended where Python needs it."""
-    for name, shape in dict(shapes).items():
+def grow(module, parts=(), frozen=(), buffers=(), aliases=(), **shapes):
+    """Give a module parts, parameters and buffers. `aliases` are attributes for parts whose names Python or torch have taken."""
+    for name, shape in shapes.items():
         if name in buffers:
             module.register_buffer(name, torch.zeros(shape))
         else:
             module.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=name not in frozen))
-    for name, (alias, part) in dict(parts).items():
-        module._modules[name] = part
-        if alias != name:
-            module.__dict__[alias] = part
+    for name, part in dict(parts).items():
+        module._modules[str(name)] = part
+    for name, alias in dict(aliases).items():
+        module.__dict__[alias] = module._modules[name]
 
 
 def load(model, path):
@@ -69,7 +75,11 @@ def emit(graph: Graph, registry: Registry = REGISTRY) -> str:
     Raises GraphirError E0805 for names that cannot be a module's.
     """
     planned = plan(graph, registry)
-    quotation = Quotation()
+    inputs = [argument(name) for name, _ in graph.inputs]
+    quotation = Quotation(RESERVED.union(inputs))
+    for node in graph.nodes:
+        if (declaration := declaration_of(node, registry)).kind != "fork":
+            quotation.function(declaration.body)
     writer = _Writer(planned, quotation)
     classes = [writer.part(kind) for kind in planned.kinds]
     lines = dict.fromkeys(["import json", "import math", *sorted(i for i in quotation.imports if "torch" not in i)])
@@ -82,7 +92,7 @@ class _Writer:
     def __init__(self, planned: Plan, quotation: Quotation):
         self.plan, self.quotation = planned, quotation
         self.classes: dict[int, str] = {}
-        self.taken = {"Part", "Model", "grow", "load", "nn", "torch", "F", "math", "json"}
+        self.taken = {*RESERVED, *quotation.names.values()}
 
     def part(self, part: Part) -> str:
         """The class of a kind of part."""
@@ -91,14 +101,14 @@ class _Writer:
         name = "Model" if part.parent is None else self._class_name(part)
         self.classes[part.kind] = name
         setup = self._setup(part, body.like)
-        return "\n".join([f"class {name}(nn.Module):", *_indent(["def __init__(self):", "    super().__init__()", *_indent(setup)]), "", *_indent(forward)])
+        init = ["def __init__(self):", *_indent(["super().__init__()", *setup])]
+        return "\n".join([f"class {name}(nn.Module):", *_indent([*init, "", *forward])])
 
     def _class_name(self, part: Part) -> str:
         wanted = re.sub(r"\W", "", part.frame) or "Block"
         wanted = wanted if not wanted[0].isdigit() else f"Block{wanted}"
-        taken = {*self.taken, *self.quotation.names.values()}
         name, number = wanted, 1
-        while name in taken:
+        while name in self.taken:
             number += 1
             name = f"{wanted}_{number}"
         self.taken.add(name)
@@ -107,27 +117,51 @@ class _Writer:
     def _setup(self, part: Part, like: bool) -> list[str]:
         tree = _tree(part)
         lines = [f'self.register_buffer("{LIKE}", torch.empty(0), persistent=False)'] if like else []
-        own = {n: w for n, w in tree.items() if isinstance(w, Weight)}
-        if own:
-            lines.append(f"grow(self, {_shapes(own)})")
+        plain = {n for n, b in tree.items() if not isinstance(b, Weight) and attribute(n) == n and not n.isdigit()}
+        rest = {n: b for n, b in tree.items() if n not in plain}
+        if rest:
+            lines += _call("grow", ["self", *self._contents(rest)])
         for name, below in tree.items():
-            if isinstance(below, Weight):
-                continue
-            value = self._expression(below)
-            if attribute(name) == name and not name.isdigit():
-                lines += _wrap(f"self.{name} = ", value)
-            else:
-                lines += _wrap(f'grow(self, {{"{name}": ("{attribute(name)}", ', value, ")})")
+            if name in plain:
+                first, *more = self._made(below)
+                lines += [f"self.{name} = {first}", *more]
         return lines
 
-    def _expression(self, below: Any) -> str:
-        if isinstance(below, Part):
-            return f"{self.classes[below.kind]}()"
-        own = {n: w for n, w in below.items() if isinstance(w, Weight)}
-        parts = {n: b for n, b in below.items() if not isinstance(b, Weight)}
-        inside = [f'"{n}": ("{attribute(n)}", {self._expression(b)})' for n, b in parts.items()]
-        arguments_ = ([f"parts={{{', '.join(inside)}}}"] if inside else []) + ([_shapes(own)] if own else [])
-        return f"Part({', '.join(arguments_)})"
+    def _made(self, below: Any) -> list[str]:
+        """The lines of an expression that makes a part or a plain scope."""
+        return [f"{self.classes[below.kind]}()"] if isinstance(below, Part) else _call("Part", self._contents(below))
+
+    def _contents(self, tree: Mapping[str, Any]) -> list[str]:
+        """The arguments of `Part` or `grow` for what a scope holds."""
+        parts = {n: self._made(b) for n, b in tree.items() if not isinstance(b, Weight)}
+        weights = {n: w for n, w in tree.items() if isinstance(w, Weight)}
+        aliases = {n: attribute(n) for n in parts if attribute(n) != n}
+        lines = [_table(parts)] if parts else []
+        lines += [f"{n}={w.shape}" for n, w in weights.items() if n.isidentifier()]
+        odd = {n: w.shape for n, w in weights.items() if not n.isidentifier()}
+        frozen = tuple(n for n, w in weights.items() if w.frozen and not w.buffer)
+        buffers = tuple(n for n, w in weights.items() if w.buffer)
+        lines += [f"**{odd}"] if odd else []
+        return lines + [f"{word}={what}" for word, what in (("frozen", frozen), ("buffers", buffers), ("aliases", aliases)) if what]
+
+
+def _table(parts: Mapping[str, list[str]]) -> str:
+    """A dict of parts; a run of equal ones as a comprehension."""
+    made = ["\n".join(lines) for lines in parts.values()]
+    if len(made) > 1 and len(set(made)) == 1 and list(parts) == [str(i) for i in range(len(parts))]:
+        return f"{{i: {made[0]} for i in range({len(made)})}}"
+    entries = [f"{n}: {m}" if n.isdigit() and str(int(n)) == n else f'"{n}": {m}' for n, m in zip(parts, made)]
+    flat = f"{{{', '.join(entries)}}}"
+    if len(flat) <= WIDTH and "\n" not in flat:
+        return flat
+    return "\n".join(["{", *_indent([line for e in entries for line in f"{e},".split("\n")]), "}"])
+
+
+def _call(function: str, inside: list[str]) -> list[str]:
+    flat = f"{function}({', '.join(inside)})"
+    if len(flat) <= WIDTH or "\n" in flat:
+        return flat.split("\n")
+    return [f"{function}(", *_indent([line for a in inside for line in f"{a},".split("\n")]), ")"]
 
 
 def _tree(part: Part) -> dict[str, Any]:
@@ -143,23 +177,8 @@ def _tree(part: Part) -> dict[str, Any]:
     return tree
 
 
-def _shapes(weights: Mapping[str, Weight]) -> str:
-    shapes = ", ".join(f'"{n}": {w.shape}' for n, w in weights.items())
-    frozen = tuple(n for n, w in weights.items() if w.frozen and not w.buffer)
-    buffers = tuple(n for n, w in weights.items() if w.buffer)
-    notes = [f"{word}={names}" for word, names in (("frozen", frozen), ("buffers", buffers)) if names]
-    plain = all(n.isidentifier() and n not in ("parts", "frozen", "buffers") and attribute(n) == n for n in weights)
-    if plain:
-        return ", ".join([f"{n}={w.shape}" for n, w in weights.items()] + notes)
-    return ", ".join([f"**{{{shapes}}}", *notes])
-
-
 def _indent(lines: list[str]) -> list[str]:
     return [f"    {line}" if line else line for line in lines]
-
-
-def _wrap(before: str, value: str, after: str = "") -> list[str]:
-    return [f"{before}{value}{after}"]
 
 
 class _Body:
@@ -167,11 +186,11 @@ class _Body:
 
     def __init__(self, part: Part, planned: Plan, quotation: Quotation):
         self.part, self.plan, self.quotation = part, planned, quotation
+        self.blocks = planned.paths
         self.lines: list[str] = []
         self.values: dict[Value, str] = {}
         self.weights: dict[str, str] = {}
-        self.taken: set[str] = {"self", "aux", "torch", "nn", "F", "math", "json"}
-        self.lengths: dict[tuple[Value, str], str] = {}
+        self.taken: set[str] = {*RESERVED, *quotation.names.values()}
         self.like = False
 
     def write(self) -> list[str]:
@@ -218,7 +237,7 @@ class _Body:
 
     def _call(self, part: Part) -> None:
         inputs = [self.values[v] for v in part.inputs] + [self._weight(n) for n in part.weights]
-        call = f"{_attribute_path(self.part.local(part.path))}({', '.join(inputs)})"
+        call = f"{self._reach(part.path)}({', '.join(inputs)})"
         self._assign(tuple(part.outputs), part.path.rpartition(".")[2], call, len(part.outputs) > 1)
 
     def _node(self, node: Node) -> None:
@@ -230,19 +249,27 @@ class _Body:
         context = {what: _Text(self._context(what)) for what in ("training", "device", "dtype") if what in declaration.accepts}
         positional, keywords = arguments(declaration, inputs, weights, attrs, **context)
         function = self.quotation.function(declaration.body)
-        self.taken.add(function)
         passed = [str(p) for p in positional] + [f"{k}={v}" for k, v in keywords.items()]
         self._assign(node.outputs, node.where.path.rpartition(".")[2], f"{function}({', '.join(passed)})", gives_tuple(declaration, node))
 
     def _assign(self, outputs: tuple[Value, ...], hint: str, call: str, several: bool) -> None:
-        hint = hint if hint.isidentifier() else f"x{hint}"
+        hint = hint if hint.isidentifier() else "x"
         names = [self._name(attribute(argument(hint))) for _ in outputs]
         self.values.update(zip(outputs, names))
         left = ", ".join(names) + ("," if several and len(names) == 1 else "")
         self.lines.append(f"{left} = {call}")
 
     def _weight(self, name: str) -> str:
-        return self.weights.get(name) or _attribute_path(self.part.local(name))
+        return self.weights.get(name) or self._reach(name)
+
+    def _reach(self, path: str) -> str:
+        """The expression for a part or a weight below this part."""
+        text, scope = "self", self.part.path
+        for segment in self.part.local(path).split("."):
+            indexed = segment.isdigit() and text != "self" and scope not in self.blocks
+            taken = f'getattr({text}, "{segment}")' if segment.isdigit() else f"{text}.{attribute(segment)}"
+            text, scope = f"{text}[{segment}]" if indexed and str(int(segment)) == segment else taken, f"{scope}.{segment}".lstrip(".")
+        return text
 
     def _context(self, what: str) -> str:
         if what == "training":
@@ -288,10 +315,3 @@ class _Body:
 
 class _Text(str):
     """Python source that stands for a value."""
-
-
-def _attribute_path(path: str) -> str:
-    text = "self"
-    for segment in path.split("."):
-        text = f'getattr({text}, "{segment}")' if segment.isdigit() else f"{text}.{attribute(segment)}"
-    return text

@@ -1,33 +1,34 @@
 """Python definitions quoted from the modules they stand in, with all that they refer to, as text that imports torch alone.
 
 Works on source text: the top-level statement that defines a name is found in its module's syntax tree, and the names that it
-uses are followed, through the package's own imports too. Decorators are left out: they register bricks.
+uses are followed, through the package's own imports too. Decorators of functions are left out: they register bricks.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
-TORCH = {"torch": "torch", "F": "torch.nn.functional"}
-ALLOWED = ("torch", "math", "__future__", "typing", "collections.abc", "functools", "itertools", "dataclasses", "operator")
-_BUILTINS = frozenset(dir(__builtins__) if isinstance(__builtins__, ModuleType) else __builtins__)
+from graphir.lang.diagnostic import Diagnostic, GraphirError
+
+LAZY = {"torch": "import torch", "F": "from torch.nn import functional as F"}
+_BUILTINS = frozenset(dir(builtins))
 
 
 @dataclass
 class Quotation:
-    """Definitions collected so far, in an order in which they can run: what is used stands before."""
+    """Definitions collected so far, in an order in which they can run: what is used stands before. `reserved` names stay free."""
 
+    reserved: frozenset[str] = frozenset()
     imports: dict[str, None] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     names: dict[tuple[str, str], str] = field(default_factory=dict)
-    busy: set[tuple[str, str]] = field(default_factory=set)
     modules: dict[str, _Module] = field(default_factory=dict)
 
     def function(self, function: Callable[..., Any]) -> str:
@@ -38,8 +39,8 @@ class Quotation:
         key = (module, function.__qualname__)
         if key not in self.names:
             self.names[key] = self._free_name(name)
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-            self._write(key, tree.body[0], textwrap.dedent(inspect.getsource(function)), module)
+            text = textwrap.dedent(inspect.getsource(function))
+            self._write(key, ast.parse(text).body[0], text, module)
         return self.names[key]
 
     def _module(self, name: str) -> _Module:
@@ -50,14 +51,16 @@ class Quotation:
 
     def _define(self, module: str, name: str) -> str:
         key = (module, name)
+        source = self._module(module)
+        if name not in source.statements:
+            raise _unquotable(module, name)
         if key not in self.names:
             self.names[key] = self._free_name(name)
-            source = self._module(module)
             self._write(key, source.statements[name], source.text, module)
         return self.names[key]
 
     def _free_name(self, name: str) -> str:
-        taken = {*self.names.values(), *TORCH, "math"}
+        taken = {*self.names.values(), *self.reserved}
         candidate, number = name, 1
         while candidate in taken:
             number += 1
@@ -80,16 +83,23 @@ class Quotation:
         if name not in source.imported:
             return None
         origin, original = source.imported[name]
-        if name in TORCH and (origin.endswith("torch_lazy") or origin.startswith("torch")):
-            self.imports["import torch" if name == "torch" else "from torch.nn import functional as F"] = None
+        origin = _absolute(origin, module) if origin.startswith(".") else origin
+        top = origin.partition(".")[0]
+        if origin == "graphir.bricks.torch_lazy":
+            self.imports[LAZY[name]] = None
             return name
-        if origin.startswith("."):
-            origin = _absolute(origin, module)
-        if origin.split(".")[0] == "graphir" or origin not in ALLOWED:
+        if top in ("graphir", module.partition(".")[0]):
             return self._define(origin, original or name)
+        if top != "torch" and top not in sys.stdlib_module_names:
+            raise _unquotable(module, name)
         line = f"import {origin}" if original is None else f"from {origin} import {original}"
         self.imports[line if (original or origin) == name else f"{line} as {name}"] = None
         return name
+
+
+def _unquotable(module: str, name: str) -> GraphirError:
+    message = f"the bricks of `{module}` use `{name}`, which is neither defined in Python there nor part of torch"
+    return GraphirError(Diagnostic("E0809", message, help=("use another form: fx, pt2",)))
 
 
 class _Module:
@@ -143,7 +153,8 @@ def _without_annotations(root: ast.AST) -> Iterable[ast.AST]:
     while stack:
         node = stack.pop()
         yield node
-        skipped = ("annotation", "returns", "decorator_list") if not isinstance(node, ast.ClassDef) else ()
+        bare = node is root and not isinstance(node, ast.ClassDef)
+        skipped = ("annotation", "returns", "decorator_list") if bare else ("annotation", "returns")
         children = []
         for name, value in ast.iter_fields(node):
             if name not in skipped:
@@ -152,9 +163,10 @@ def _without_annotations(root: ast.AST) -> Iterable[ast.AST]:
 
 
 def rename(statement: ast.stmt, text: str, names: dict[str, str]) -> str:
-    """A definition's text without decorators, with global names replaced."""
+    """A definition's text with global names replaced; functions lose their decorators, classes keep theirs."""
     lines = text.splitlines(keepends=True)
-    first, last = statement.lineno - 1, statement.end_lineno or statement.lineno
+    head, last = statement.lineno - 1, statement.end_lineno or statement.lineno
+    first = min([head, *(d.lineno - 1 for d in statement.decorator_list)]) if isinstance(statement, ast.ClassDef) else head
     changed = {old: new for old, new in names.items() if old != new}
     places = []
     if changed:
@@ -167,5 +179,5 @@ def rename(statement: ast.stmt, text: str, names: dict[str, str]) -> str:
     name = getattr(statement, "name", None)
     if name in changed:
         word = "class" if isinstance(statement, ast.ClassDef) else "def"
-        lines[first] = lines[first].replace(f"{word} {name}", f"{word} {changed[name]}", 1)
+        lines[head] = lines[head].replace(f"{word} {name}", f"{word} {changed[name]}", 1)
     return "".join(lines[first:last]).rstrip()

@@ -24,7 +24,9 @@ Maker = Callable[..., torch.Tensor]
 METADATA = "graphir"
 LONGEST_HEADER = 100_000_000
 FLOATS = ("F64", "F32", "F16", "BF16")
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U16": 2, "U32": 4, "U64": 8}
+BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}
 _SPEC = re.compile(r"(\w+)(?:\(([^()]*)\))?\Z")
 
 
@@ -100,7 +102,7 @@ def _truncated(shape: Shape, g: torch.Generator, std: float) -> torch.Tensor:
 
 def _eye(shape: Shape, g: torch.Generator) -> torch.Tensor:
     """Ones where the last two places are equal, zeros elsewhere."""
-    rows, columns = (1, *shape)[-2:] if len(shape) < 2 else shape[-2:]
+    rows, columns = (1, 1, *shape)[-2:]
     return torch.eye(rows, columns).reshape(shape) if len(shape) < 3 else torch.eye(rows, columns).expand(shape).clone()
 
 
@@ -164,8 +166,8 @@ MAKERS: dict[str, Maker] = {
     "dt_bias": _step_bias,
 }
 TAKES = {
-    "constant": (1, 1), "normal": (0, 1), "uniform": (0, 1), "trunc_normal": (0, 1), "wang": (1, 1), "orthogonal": (0, 1), "linspace": (2, 2),
-    "log_uniform": (0, 2), "dt_bias": (0, 3),
+    "constant": (1, 1), "normal": (0, 1), "uniform": (0, 1), "trunc_normal": (0, 1), "wang": (1, 1), "orthogonal": (0, 1),
+    "linspace": (2, 2), "log_uniform": (0, 2), "dt_bias": (0, 3),
 }
 
 
@@ -227,7 +229,8 @@ def _unlike(graph: Graph, shapes: Mapping[str, tuple[Shape, str]], where: str) -
             problems.append(Diagnostic("E0801", f"weight `{name}` has {dtype} elements in `{where}`, not floats"))
     for name in shapes:
         if name not in graph.weights:
-            problems.append(Diagnostic("E0801", f"`{where}` holds `{name}`, which is no weight of `{graph.name}`", help=nearest(name, graph.weights)))
+            message = f"`{where}` holds `{name}`, which is no weight of `{graph.name}`"
+            problems.append(Diagnostic("E0801", message, help=nearest(name, graph.weights)))
     return problems
 
 

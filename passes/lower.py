@@ -7,7 +7,7 @@ computes the same numbers; what authors meant by it is gone, so no other pass sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ..bricks.declare import REGISTRY
 from ..ir.graph import Graph, Node, Value, Where
@@ -49,6 +49,8 @@ class _Parts:
         return total
 
     def scaled(self, value: Value, factor: float) -> Value:
+        if value.type.dtype == "int":
+            factor = int(factor)
         return value if factor == 1 else self.emit("scale", value, factor=factor)
 
 
@@ -123,37 +125,36 @@ def _weighted(parts: _Parts, shares: Sequence[Value], values: Sequence[Value]) -
     return parts.chain("add", [parts.emit("mul", share, value) for share, value in zip(shares, values)])
 
 
+def attend_is_a_softmax_over_branches(node: Node, rewriter: Rewriter) -> Replacement:
+    query, *branches = node.inputs
+    parts, weights = _Parts(node, rewriter), dict(node.weights)
+    heads, hidden = node.attrs["heads"], node.attrs["hidden"]
+    split = {"pattern": "... (h k) -> ... h k", "sizes": (("h", heads),)}
+    asked = parts.emit("rearrange", _linear(parts, query, weights["query_weight"]), **split)
+    scores = []
+    for branch in branches:
+        key = parts.emit("rearrange", _linear(parts, branch, weights["key_weight"]), **split)
+        scores.append(parts.emit("reduce", parts.emit("mul", asked, key), pattern="... h k -> ... h", op="sum"))
+    logits = parts.scaled(parts.emit("stack", *scores, axis=-1), (hidden / heads) ** -0.5)
+    shares = parts.several("split", parts.emit("softmax", logits), parts=len(branches))
+    values = [parts.emit("rearrange", branch, **split) for branch in branches]
+    return (parts.emit("rearrange", _weighted(parts, shares, values), pattern="... h k -> ... (h k)"),)
+
+
 def stitch_is_its_linears(node: Node, rewriter: Rewriter) -> Replacement:
-    parts = _Parts(node, rewriter)
-    return (STITCHES[node.attrs["form"]](parts, node.inputs[0], dict(node.weights)),)
+    parts, weights = _Parts(node, rewriter), dict(node.weights)
+    x = node.inputs[0]
+    if node.attrs["form"] != "linear":
+        x = _linear(parts, x, weights["weight_in"], weights.get("bias_in"))
+    if node.attrs["form"] == "mlp":
+        x = parts.emit("gelu", x)
+    return (_linear(parts, x, weights["weight"], weights["bias"]),)
 
 
-def _linear(parts: _Parts, x: Value, weights: Mapping[str, str], matrix: str, bias: str | None) -> Value:
-    named = [("weight", weights[matrix])]
-    if bias in weights:
-        named.append(("bias", weights[bias]))
-    out = parts.rewriter.weights[weights[matrix]].shape[0]
-    return parts.emit("linear", x, weights=tuple(named), out=out, bias=len(named) > 1)
+def _linear(parts: _Parts, x: Value, weight: str, bias: str | None = None) -> Value:
+    named = (("weight", weight), *([("bias", bias)] if bias else []))
+    return parts.emit("linear", x, weights=named, out=parts.rewriter.weights[weight].shape[0], bias=bias is not None)
 
-
-def _plain_stitch(parts: _Parts, x: Value, weights: Mapping[str, str]) -> Value:
-    return _linear(parts, x, weights, "weight", "bias")
-
-
-def _low_rank_stitch(parts: _Parts, x: Value, weights: Mapping[str, str]) -> Value:
-    return _linear(parts, _linear(parts, x, weights, "down", None), weights, "up", "bias")
-
-
-def _network_stitch(parts: _Parts, x: Value, weights: Mapping[str, str]) -> Value:
-    inner = parts.emit("gelu", _linear(parts, x, weights, "up", "up_bias"))
-    return _linear(parts, inner, weights, "down", "bias")
-
-
-STITCHES: Mapping[str, Callable[[_Parts, Value, Mapping[str, str]], Value]] = {
-    "linear": _plain_stitch,
-    "low-rank": _low_rank_stitch,
-    "mlp": _network_stitch,
-}
 
 RULES: Mapping[str, Sequence[Rule]] = {
     "fork": (fork_branches_read_the_forked_value,),
@@ -163,6 +164,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "max": (_pairwise("max"),),
     "gate": (gate_is_content_times_sigmoid_of_control,),
     "blend": (blend_is_a_weighted_sum,),
+    "attend": (attend_is_a_softmax_over_branches,),
     "filter": (filter_is_the_sum_of_weight_times_branch,),
     "stitch": (stitch_is_its_linears,),
 }

@@ -10,7 +10,6 @@ weight that trains keeps its own name: equal today is not tied tomorrow. Buffers
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +35,19 @@ def share_equal_weights(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> tu
 
     The first name in the graph's inventory is kept. Shapes, dtypes and every bit must agree, so 0.0 and -0.0 differ.
     """
-    first: dict[Any, str] = {}
+    import torch
+
+    alike: dict[Any, list[tuple[str, torch.Tensor]]] = {}
     renamed: dict[str, str] = {}
     for name, weight in graph.weights.items():
         if not weight.frozen or weight.buffer or name not in tensors:
             continue
-        kept = first.setdefault(_fingerprint(tensors[name]), name)
-        if kept != name:
+        bits = _bits(tensors[name])
+        others = alike.setdefault((tensors[name].dtype, weight.shape, int(bits.sum(dtype=torch.int64))), [])
+        kept = next((other for other, other_bits in others if torch.equal(bits, other_bits)), None)
+        if kept is None:
+            others.append((name, bits))
+        else:
             renamed[name] = kept
     after = rename_weights(graph, renamed)
     return after, {name: tensor for name, tensor in tensors.items() if name not in renamed}
@@ -64,8 +69,8 @@ def rename_weights(graph: Graph, renamed: Mapping[str, str]) -> Graph:
     return rewriter.finish()
 
 
-def _fingerprint(tensor: torch.Tensor) -> tuple[Any, ...]:
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, uint8 [bytes]."""
     import torch
 
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return tensor.dtype, tuple(tensor.shape), hashlib.sha256(flat.numpy().tobytes()).digest()
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -20,9 +20,9 @@ from .rewrite import Rewriter
 
 @dataclass(frozen=True, slots=True)
 class Stitch:
-    """`form`: what an open stitch becomes. `rank`: inner width of `low-rank` and `mlp` (0: the brick's own choice).
+    """`form`: what an open stitch becomes. `rank`: inner width of `low-rank` (0: a quarter of the narrower side, at least 1).
 
-    `init`: `random` as the brick declares; `zero` starts as the zero map (the last matrix is zero, so that gradients flow);
+    `init`: `random` as the brick declares; `zero` starts as the zero map (only the last matrix is zero, so that gradients flow);
     `identity` copies the leading channels; `orthogonal` keeps lengths as far as widths allow.
     """
 
@@ -55,27 +55,26 @@ def _settled(node: Node, options: Stitch, rewriter: Rewriter) -> tuple[Value, ..
     if source.type.shape[-1] == node.attrs["out"]:
         rewriter.report.fired["an_open_stitch_of_equal_widths_is_nothing"] += 1
         return (source,)
-    declaration = REGISTRY["stitch"]
-    attrs = Attrs({**node.attrs, "form": options.form, "rank": options.rank or declared_rank(node), "open": False})
-    facts = rewriter.graph.facts
+    declaration, facts, base = REGISTRY["stitch"], rewriter.graph.facts, _base(node)
+    attrs = Attrs({**node.attrs, "form": options.form, "rank": _rank(node, options), "open": False})
     names = declaration.names((source.type,), attrs, facts)
-    base = _base(node)
     weights = []
-    rules = declaration.weight_shapes(names, facts)
-    matrices = [rule.role for rule, shape in rules if len(shape) == 2]
-    for rule, shape in rules:
+    for rule, shape in declaration.weight_shapes(names, facts):
         weight = make_weight(rule, shape, names, None, _frozen(node, rewriter))
-        spec = _spec(rule.role, matrices, weight, options.init)
         name = f"{base}.{rule.role}"
-        rewriter.weights[name] = Weight(shape, spec, weight.frozen, weight.buffer)
+        rewriter.weights[name] = Weight(shape, _spec(rule.role, weight, options.init), weight.frozen)
         weights.append((rule.role, name))
     rewriter.report.fired["an_open_stitch_takes_its_form"] += 1
     return rewriter.emit("stitch", (source,), attrs, tuple(weights), node.where)
 
 
-def declared_rank(node: Node) -> int:
-    """The inner width that the stitch carries already."""
-    return node.attrs.get("rank") or 0
+def _rank(node: Node, options: Stitch) -> int | None:
+    """The inner width of a low-rank stitch: the option's, else a quarter of the narrower side."""
+    if options.form != "low-rank":
+        return None
+    source = node.inputs[0].type.shape[-1]
+    assert isinstance(source, int)
+    return options.rank or max(1, min(source, node.attrs["out"]) // 4)
 
 
 def _base(node: Node) -> str:
@@ -87,11 +86,11 @@ def _frozen(node: Node, rewriter: Rewriter) -> bool:
     return bool(node.weights) and all(rewriter.graph.weights[name].frozen for _, name in node.weights)
 
 
-def _spec(role: str, matrices: list[str], weight: Weight, init: str) -> str:
-    if role not in matrices or init == "random":
+def _spec(role: str, weight: Weight, init: str) -> str:
+    if len(weight.shape) != 2 or init == "random":
         return weight.init
     if init == "zero":
-        return "zeros" if role == matrices[-1] else weight.init
+        return "zeros" if role == "weight" else weight.init
     return {"identity": "eye", "orthogonal": "orthogonal"}[init]
 
 

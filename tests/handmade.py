@@ -80,7 +80,8 @@ def rich() -> Graph:
     again = m.apply("linear", m["x"], shares=shared, out=8, bias=False)
     y = m.add(a, shared.outputs[0], again.outputs[0], alpha=0.1)
     h = m.double(m.halve(y))
-    values = (1, -2, True, False, None, 0.1, -0.0, 1e300, 'a "b"\\\n}é\ud800, {', (), (1, (2.0, ("x", T // 3))), 4 * (T // 4) * B - T + 1, -(T // 2))
+    text = 'a "b"\\\n}é\ud800, {'
+    values = (1, -2, True, False, None, 0.1, -0.0, 1e300, text, (), (1, (2.0, ("x", T // 3))), 4 * (T // 4) * B - T + 1, -(T // 2))
     for value in values:
         h = m.odd(h, value=value)
     g = m.batchnorm(h)
@@ -91,7 +92,8 @@ def rich() -> Graph:
     return m.graph(
         bare.outputs[0], y, aux=(("layers.0.balance", a),),
         requires=(
-            Precondition(T, "==", 0, 2, 'an "even" length'), Precondition(T + 1, "==", 1, 2), Precondition(B, "<=", 4 * T), Precondition(B, ">", 0),
+            Precondition(T, "==", 0, 2, 'an "even" length'), Precondition(T + 1, "==", 1, 2),
+            Precondition(B, "<=", 4 * T), Precondition(B, ">", 0),
         ),
         params={"d": 8, "rate": 0.1, "kinds": ["m", "s"], "flag": True, "nothing": None, "pairs": ((1, "a"), (2, "b"))},
     )

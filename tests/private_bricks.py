@@ -20,7 +20,10 @@ def _norm(x: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 @brick(
-    "linear(out, bias = true)(x: [*S, i]) -> [*S, out]", weights="weight: [out, i] = he; bias: [out] = zeros if bias", inline=True, registry=BRICKS
+    "linear(out, bias = true)(x: [*S, i]) -> [*S, out]",
+    weights="weight: [out, i] = he; bias: [out] = zeros if bias",
+    inline=True,
+    registry=BRICKS,
 )
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     return F.linear(x, weight, bias)

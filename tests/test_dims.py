@@ -188,25 +188,27 @@ def test_only_equations_become_facts():
     assert odd.is_divisible(T - 1, 2)
 
 
-def test_growth_is_bounded():
-    x = B + T + N + 1
+def _repeat(step, times, dim=T):
+    for _ in range(times):
+        dim = step(dim)
+    return dim
+
+
+@pytest.mark.parametrize(
+    ("step", "times", "start"),
+    [
+        (lambda x: x * x, 40, B + T + N + 1),
+        (lambda x: (x * 2 + 1) // 3, 1000, T),
+        (lambda x: (x * x + 1) // 2, 40, T),
+        (lambda x: x * 10**18, 300, T),
+        (lambda x: x // 10**18, 300, T),
+        (lambda x: x + symbol(f"n{len(x.terms)}"), 5000, T),
+        (lambda x: extremum("max", (x, symbol(f"n{x.extent[0]}"))), 5000, T),
+    ],
+)
+def test_growth_is_bounded(step, times, start):
     with pytest.raises(OverflowError):
-        for _ in range(40):
-            x = x * x
-    y = T
-    with pytest.raises(OverflowError):
-        for _ in range(1000):
-            y = (y * 2 + 1) // 3
-    z = T
-    with pytest.raises(OverflowError):
-        for _ in range(40):
-            z = (z * z + 1) // 2
-    with pytest.raises(OverflowError):
-        _ = T * 2**300
-    big = T
-    with pytest.raises(OverflowError):
-        for _ in range(300):
-            big = big * 10**18
+        _repeat(step, times, start)
 
 
 def test_division_by_nothing():

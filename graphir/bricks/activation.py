@@ -86,7 +86,12 @@ def mish(x: torch.Tensor) -> torch.Tensor:
 
 
 @brick(
-    "softcap(cap)(x: [*S]) -> [*S]", require=("cap > 0",), inline=True, elementwise=True, examples=("softcap(2.0) : float[B, 4]",), source="Gemma 2"
+    "softcap(cap)(x: [*S]) -> [*S]",
+    require=("cap > 0",),
+    inline=True,
+    elementwise=True,
+    examples=("softcap(2.0) : float[B, 4]",),
+    source="Gemma 2",
 )
 def softcap(x: torch.Tensor, cap: float) -> torch.Tensor:
     """y = cap * tanh(x / cap), [*S]."""

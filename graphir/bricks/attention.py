@@ -10,7 +10,7 @@ from ..ir.types import Type
 from .declare import brick
 from .scan import working
 from .signature import Misfit
-from .torch_lazy import F, torch
+from .torch_lazy import F, Tensor, torch
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -21,13 +21,13 @@ def alibi_slopes(heads: int) -> list[float]:
     return (slopes + between)[:heads]
 
 
-def distance(queries: int, keys: int, like: torch.Tensor) -> torch.Tensor:
+def distance(queries: int, keys: int, like: Tensor) -> Tensor:
     """int [T, S]: how far key j lies behind query i; the last query stands at the last key."""
     at = torch.arange(queries, device=like.device) + (keys - queries)
     return at.unsqueeze(1) - torch.arange(keys, device=like.device)
 
 
-def visible(queries: int, keys: int, like: torch.Tensor, causal: bool, window: int | None, chunk: int | None) -> torch.Tensor | None:
+def visible(queries: int, keys: int, like: Tensor, causal: bool, window: int | None, chunk: int | None) -> Tensor | None:
     """bool [T, S]: what position alone lets each query see; None where that is everything."""
     behind = distance(queries, keys, like)
     seen = behind >= 0 if causal else None
@@ -77,10 +77,10 @@ def _fits(port: str, shape: tuple[Any, ...], wanted: tuple[str, ...], names: Map
     source="Vaswani et al. 2017 (arXiv 1706.03762); grouped queries: arXiv 2305.13245; sinks: arXiv 2309.17453; soft cap: arXiv 2408.00118",
 )
 def sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, bias: torch.Tensor | None = None,
-    sinks: torch.Tensor | None = None, causal: bool = False, scale: float | None = None, window: int | None = None,
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None,
+    sinks: Tensor | None = None, causal: bool = False, scale: float | None = None, window: int | None = None,
     chunk: int | None = None, softcap: float | None = None, alibi: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """y [B, h, T, v] = softmax(softcap(scale q k^T) + bias) v; query head i reads key head i // (h / g).
 
     The last query stands at the last key, so cached decoding needs no offset: `causal` shows query i the keys up to
@@ -103,8 +103,8 @@ def sdpa(
 
 
 def _seen(
-    q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, causal: bool, window: int | None, chunk: int | None
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, window: int | None, chunk: int | None
+) -> tuple[Tensor | None, Tensor | None]:
     """What each query sees (None: all), and which queries see nothing; those are shown everything, so that no row is empty."""
     queries, keys = q.shape[2], k.shape[2]
     seen = visible(queries, keys, q, causal, window, chunk)
@@ -118,8 +118,8 @@ def _seen(
 
 
 def _fused(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor | None, bias: torch.Tensor | None, triangle: bool, scale: float | None
-) -> torch.Tensor:
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, bias: Tensor | None, triangle: bool, scale: float | None
+) -> Tensor:
     if bias is not None:
         bias = bias.to(q.dtype)
         seen = bias if seen is None else torch.where(seen, bias, float("-inf"))
@@ -127,9 +127,9 @@ def _fused(
 
 
 def _by_hand(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor | None, bias: torch.Tensor | None, sinks: torch.Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, bias: Tensor | None, sinks: Tensor | None,
     scale: float | None, softcap: float | None,
-) -> torch.Tensor:
+) -> Tensor:
     if q.shape[1] != k.shape[1]:
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
     logits = (q @ k.transpose(-1, -2)).to(working(q)) * (q.shape[-1] ** -0.5 if scale is None else scale)

@@ -23,7 +23,9 @@ from .declare import Declaration
 Arguments = tuple[list[Any], dict[str, Any]]
 
 
-def arguments(declaration: Declaration, inputs: Sequence[Any], weights: Mapping[str, Any], attrs: Mapping[str, Any], **context: Any) -> Arguments:
+def arguments(
+    declaration: Declaration, inputs: Sequence[Any], weights: Mapping[str, Any], attrs: Mapping[str, Any], **context: Any
+) -> Arguments:
     """Positional and keyword arguments of the body. `context`: training, device, dtype; each is passed on if the body names it."""
     static = declaration.static_arguments(attrs)
     told = {k: v for k, v in context.items() if k in declaration.accepts}

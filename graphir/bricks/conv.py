@@ -8,7 +8,7 @@ from typing import Any
 from ..ir.types import Type
 from .declare import StateRule, brick
 from .state import StateShapes
-from .torch_lazy import F, torch
+from .torch_lazy import F, Tensor, torch
 
 DIVISIBLE = ("i % groups == 0", "out % groups == 0")
 
@@ -23,8 +23,8 @@ DIVISIBLE = ("i % groups == 0", "out % groups == 0")
     examples=("conv1d(6, kernel = 3, padding = 1) : float[2, 4, 8]", "conv1d(6, kernel = 2, stride = 2, groups = 2) : float[2, 4, 9]"),
 )
 def conv1d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
-) -> torch.Tensor:
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
+) -> Tensor:
     """y [B, out, L'] = weight * x + bias along the last axis, zeros outside."""
     return F.conv1d(x, weight, bias, stride, padding, dilation, groups)
 
@@ -39,19 +39,26 @@ def conv1d(
     " * ((W + 2 * padding_width - dilation * (kernel_width - 1) - 1) // stride + 1) * (i // groups) * kernel * kernel_width",
     require=DIVISIBLE,
     causal=False,
-    examples=("conv2d(6, kernel = 3, padding = 1) : float[2, 4, 8, 7]", "conv2d(6, kernel = 1, kernel_width = 5, stride = 2) : float[2, 4, 8, 9]"),
+    examples=(
+        "conv2d(6, kernel = 3, padding = 1) : float[2, 4, 8, 7]",
+        "conv2d(6, kernel = 1, kernel_width = 5, stride = 2) : float[2, 4, 8, 9]",
+    ),
 )
 def conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
     padding_width: int | None = None,
-) -> torch.Tensor:
-    """y [B, out, H', W'] = weight * x + bias over the last two axes, zeros outside. `kernel_width`, `padding_width`: where they differ from the height's."""
+) -> Tensor:
+    """y [B, out, H', W'] = weight * x + bias over the last two axes, zeros outside.
+
+    `kernel_width`, `padding_width`: where they differ from those of the height.
+    """
     return F.conv2d(x, weight, bias, stride, (padding, padding if padding_width is None else padding_width), dilation, groups)
 
 
 @brick(
     "depthwise_conv2d(kernel, stride = 1, padding = 0, dilation = 1, bias = true)(x: [B, c, H, W])"
-    " -> [B, c, (H + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1, (W + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1]",
+    " -> [B, c, (H + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1,"
+    " (W + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1]",
     weights="weight: [c, 1, kernel, kernel] = he; bias: [c] = zeros if bias",
     flops="2 * B * c * ((H + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1)"
     " * ((W + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1) * kernel * kernel",
@@ -59,8 +66,8 @@ def conv2d(
     examples=("depthwise_conv2d(7, padding = 3) : float[2, 4, 8, 7]",),
 )
 def depthwise_conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1
-) -> torch.Tensor:
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1
+) -> Tensor:
     """y [B, c, H', W']: each channel convolved with its own kernel."""
     return F.conv2d(x, weight, bias, stride, padding, dilation, x.shape[1])
 
@@ -75,9 +82,9 @@ def depthwise_conv2d(
     examples=("conv_transpose1d(6, kernel = 2, stride = 2) : float[2, 4, 5]",),
 )
 def conv_transpose1d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
     output_padding: int = 0,
-) -> torch.Tensor:
+) -> Tensor:
     """y [B, out, L']: the transpose (adjoint) of `conv1d`, which undoes its change of length."""
     return F.conv_transpose1d(x, weight, bias, stride, padding, output_padding, groups, dilation)
 
@@ -93,9 +100,9 @@ def conv_transpose1d(
     examples=("conv_transpose2d(6, kernel = 2, stride = 2) : float[2, 4, 5, 3]",),
 )
 def conv_transpose2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
     output_padding: int = 0,
-) -> torch.Tensor:
+) -> Tensor:
     """y [B, out, H', W']: the transpose (adjoint) of `conv2d`, which undoes its change of size."""
     return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
 
@@ -105,23 +112,23 @@ def _tail(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:
     return {"tail": ((batch, names.get("dilation", 1) * (names["kernel"] - 1), width), "float")}
 
 
-def _slide(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int, groups: int) -> torch.Tensor:
+def _slide(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int) -> Tensor:
     return F.conv1d(x.transpose(1, 2), weight, bias, 1, 0, dilation, groups).transpose(1, 2)
 
 
-def _past(x: torch.Tensor, reach: int) -> torch.Tensor:
+def _past(x: Tensor, reach: int) -> Tensor:
     return x.new_zeros(x.shape[0], reach, x.shape[2])
 
 
-def _remember(tail: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _remember(tail: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """The tokens to slide over, and the tail to keep for the next call."""
     whole = torch.cat([tail.to(x.dtype), x], 1)
     return whole, whole[:, whole.shape[1] - tail.shape[1] :]
 
 
 def _causal_step(
-    state: Mapping[str, Any], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, dilation: int = 1, groups: int = 1
-) -> tuple[torch.Tensor, dict[str, Any]]:
+    state: Mapping[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1, groups: int = 1
+) -> tuple[Tensor, dict[str, Any]]:
     whole, tail = _remember(state["tail"], x)
     return _slide(whole, weight, bias, dilation, groups), {"tail": tail}
 
@@ -135,15 +142,18 @@ def _causal_step(
     examples=("causal_conv1d(6, kernel = 3) : float[2, 5, 4]", "causal_conv1d(6, kernel = 3, dilation = 2, groups = 2) : float[2, 5, 4]"),
 )
 def causal_conv1d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, dilation: int = 1, groups: int = 1
-) -> torch.Tensor:
-    """y_t [B, T, out] = bias + sum_j weight[..., kernel - 1 - j] x_{t - j dilation}, over tokens; weight as torch's conv1d. State: the tail of x."""
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1, groups: int = 1
+) -> Tensor:
+    """y_t [B, T, out] = bias + sum_j weight[..., kernel - 1 - j] x_{t - j dilation}, over tokens.
+
+    The weight is as in torch's conv1d. State: the last dilation (kernel - 1) tokens of x.
+    """
     return _causal_step({"tail": _past(x, dilation * (weight.shape[-1] - 1))}, x, weight, bias, dilation, groups)[0]
 
 
 def _depthwise_step(
-    state: Mapping[str, Any], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, dilation: int = 1
-) -> tuple[torch.Tensor, dict[str, Any]]:
+    state: Mapping[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1
+) -> tuple[Tensor, dict[str, Any]]:
     return _causal_step(state, x, weight, bias, dilation, x.shape[2])
 
 
@@ -156,7 +166,7 @@ def _depthwise_step(
     examples=("depthwise_conv1d(4) : float[2, 5, 6]", "depthwise_conv1d(3, bias = false) : float[2, 5, 6]"),
     source="the short convolution of Mamba, xLSTM, LFM2",
 )
-def depthwise_conv1d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, dilation: int = 1) -> torch.Tensor:
+def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
     """y_t [B, T, d]: `causal_conv1d` of each channel by itself. State: the last dilation (kernel - 1) tokens of x."""
     return _depthwise_step({"tail": _past(x, dilation * (weight.shape[-1] - 1))}, x, weight, bias, dilation)[0]
 
@@ -166,7 +176,7 @@ def _inputs(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:
     return {"past": ((batch, 0, width), "float")}
 
 
-def _fft_step(state: Mapping[str, Any], x: torch.Tensor, filter: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+def _fft_step(state: Mapping[str, Any], x: Tensor, filter: Tensor) -> tuple[Tensor, dict[str, Any]]:
     whole = torch.cat([state["past"].to(x.dtype), x], 1)
     return _long(whole, filter)[:, whole.shape[1] - x.shape[1] :], {"past": whole}
 
@@ -181,7 +191,7 @@ def _crop_inputs(state: Mapping[str, Any], length: int, attrs: Mapping[str, Any]
     examples=("fft_conv : float[2, 5, 4], float[5, 4]",),
     source="Poli et al. 2023 (Hyena), arXiv 2302.10866",
 )
-def fft_conv(x: torch.Tensor, filter: torch.Tensor) -> torch.Tensor:
+def fft_conv(x: Tensor, filter: Tensor) -> Tensor:
     """y_t [B, T, d] = sum_{j <= t} filter_j x_{t-j}, causal, in T log T by FFT; a filter shorter than x ends there, a longer one is cut.
 
     State: all inputs so far, so when decoding `filter` must be given for all positions so far, not for the new tokens alone.
@@ -189,7 +199,7 @@ def fft_conv(x: torch.Tensor, filter: torch.Tensor) -> torch.Tensor:
     return _long(x, filter)
 
 
-def _long(x: torch.Tensor, filter: torch.Tensor) -> torch.Tensor:
+def _long(x: Tensor, filter: Tensor) -> Tensor:
     if x.numel() == 0:
         return x
     length = x.shape[1]

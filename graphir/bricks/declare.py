@@ -318,8 +318,8 @@ def brick(
     `weights`: `role: [dims] = init if condition; ...` (init `$name` takes it from a formal; `buffer role` is never trained by gradient).
     `flops`: an expression over formals and bound names (`S` stands for the product of `*S`), or a function like `shape`.
     `require`: conditions over the same names. `kind`: brick, fork, join, stitch or filter.
-    `variadic`: the last port takes one input or more, all of its type unless `shape` is given; `count` is how many inputs there are.
-    `optional`: ports that may be left out. `extra`: the formal that collects config arguments of any other name, as ((name, value), ...).
+    `variadic`: the last port takes one input or more, all of its type unless `shape` is given; `count` is the number of inputs.
+    `optional`: ports that may be left out. `extra`: the formal that collects config arguments of any other name: ((name, value), ...).
     `shape(types, names, facts)`: the shape rule where a header cannot say it; raises `Misfit`.
     `inline`: the body is plain torch calls without Python control flow on values, so fx shows those instead of one call.
     `random`: draws random numbers, so equal calls are not merged. `causal`: token t depends on tokens up to t only (or a function of attrs).

@@ -1,8 +1,8 @@
 """The einops notation: patterns such as `b t (h k) -> b h t k`, their shapes, and the torch views that carry them out.
 
 A pattern becomes a plan once: split grouped axes, drop ones, reduce, permute, insert new axes, group again. Places before an
-ellipsis are counted from the front and places after it from the back, so that a plan never needs to know the rank, and its steps are views of
-torch that take symbolic sizes.
+ellipsis are counted from the front and places after it from the back, so that a plan never needs to know the rank, and its
+steps are views of torch that take symbolic sizes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def groups(text: str, pattern: str) -> tuple[Group, ...]:
             out.append((REST, "1") if inside == [REST] else tuple(inside) or ("1",))
             inside = None
         elif word.isdigit() and word != "1":
-            raise Misfit(BAD, f"the pattern \"{pattern}\" holds the number {word}; only 1 may stand for itself", help=("name the axis and give its size",))
+            help = ("name the axis and give its size",)
+            raise Misfit(BAD, f"the pattern \"{pattern}\" holds the number {word}; only 1 may stand for itself", help=help)
         elif inside is not None:
             inside.append(word)
         else:
@@ -250,7 +251,8 @@ def _bind_group(pattern: str, group: Group, dim: Dim, sizes: dict[str, Dim], fac
     known = product([sizes[n] for n in group if n in sizes])
     shown = group[0] if len(group) == 1 else f"({' '.join(group)})"
     if len(unknown) > 1:
-        raise Misfit(BAD, f"the pattern \"{pattern}\" does not tell how {dim} is divided in {shown}", 0, (f"add `{unknown[-1]} = ...`",))
+        help = (f"add `{unknown[-1]} = ...`",)
+        raise Misfit(BAD, f"the pattern \"{pattern}\" does not tell how {dim} is divided in {shown}", 0, help)
     if not unknown:
         expect_same(facts, known, dim, f"`{shown}` of the pattern \"{pattern}\" is {known}, but the axis is {dim}", 0)
         return

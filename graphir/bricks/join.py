@@ -47,7 +47,7 @@ def add(*xs: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
 @brick(
     "sub(x: any[*S], y: any[*R]) -> any[*S]", kind="join", shape=_arithmetic, inline=True, elementwise=True,
     examples=("sub : float[B, 4], float[B, 4]", "sub : float[B, 4], float[B, 1]"),
-)  # fmt: skip
+)
 def sub(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """x - y, [*S], aligned at the last axis."""
     return torch.sub(x, y)
@@ -56,7 +56,7 @@ def sub(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 @brick(
     "mul(x: any[*S]) -> any[*S]", kind="join", variadic=True, shape=_arithmetic, inline=True, elementwise=True,
     examples=("mul : float[B, 4], float[B, 4]", "mul : float[B, T, 4], float[B, T, 1], float[4]"),
-)  # fmt: skip
+)
 def mul(*xs: torch.Tensor) -> torch.Tensor:
     """y = x_1 * ... * x_n, [*S], aligned at the last axis."""
     product = xs[0]
@@ -72,7 +72,7 @@ def _quotient(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
 @brick(
     "div(x: [*S], y: [*R]) -> [*S]", kind="join", shape=_quotient, inline=True, elementwise=True,
     examples=("div : float[B, 4], float[B, 4]", "div : float[B, 4], float[B, 1]"),
-)  # fmt: skip
+)
 def div(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """x / y, [*S], aligned at the last axis."""
     return torch.div(x, y)
@@ -81,7 +81,7 @@ def div(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 @brick(
     "mean(x: [*S]) -> [*S]", kind="join", variadic=True, inline=True, elementwise=True,
     examples=("mean : float[B, 4], float[B, 4], float[B, 4]",),
-)  # fmt: skip
+)
 def mean(*xs: torch.Tensor) -> torch.Tensor:
     """y = (x_1 + ... + x_n) / n, [*S]."""
     return torch.mul(add(*xs), 1.0 / len(xs))
@@ -96,7 +96,7 @@ def _equal(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
 @brick(
     "max(x: any[*S]) -> any[*S]", kind="join", variadic=True, shape=_equal, inline=True, elementwise=True,
     examples=("max : float[B, 4], float[B, 4], float[B, 4]",),
-)  # fmt: skip
+)
 def maximum(*xs: torch.Tensor) -> torch.Tensor:
     """y = the largest of x_1 ... x_n, element by element, [*S]."""
     largest = xs[0]
@@ -139,7 +139,7 @@ def _stack_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
     equal_shapes(types, facts, "branches")
     shape = types[0].shape
     axis = axis_at(names["axis"], len(shape) + 1)
-    return (Type(one_dtype(types), shape[:axis] + (len(types),) + shape[axis:]),)
+    return (Type(one_dtype(types), (*shape[:axis], len(types), *shape[axis:])),)
 
 
 @brick(
@@ -159,7 +159,7 @@ def stack(*xs: torch.Tensor, axis: int = 0) -> torch.Tensor:
 @brick(
     "gate(content: [*S], control: [*R]) -> [*S]", kind="join", shape=_quotient, inline=True, elementwise=True,
     examples=("gate : float[B, 4], float[B, 4]", "gate : float[B, 4], float[B, 1]"),
-)  # fmt: skip
+)
 def gate(content: torch.Tensor, control: torch.Tensor) -> torch.Tensor:
     """y = content * sigmoid(control), [*S], aligned at the last axis."""
     return torch.mul(content, torch.sigmoid(control))
@@ -178,7 +178,7 @@ GATES = {
 
 @brick(
     'glu(activation = "sigmoid")(x: [*S, i]) -> [*S, i // 2]',
-    require=("i % 2 == 0", f"activation in [{', '.join(f'{chr(34)}{g}{chr(34)}' for g in GATES)}]"),
+    require=("i % 2 == 0", 'activation in ["sigmoid", "silu", "gelu", "gelu_tanh", "relu", "tanh", "none"]'),
     inline=True,
     per_token=True,
     examples=("glu : float[B, T, 6]", 'glu("gelu") : float[B, 6]', 'glu("none") : float[B, 6]'),
@@ -217,7 +217,10 @@ def blend(*xs: torch.Tensor, weights: Sequence[float] | None = None, logits: tor
     require=("heads >= 1", "hidden % heads == 0", "d % heads == 0"),
     inline=True,
     per_token=True,
-    examples=("attend : float[B, T, 3], float[B, T, 4], float[B, T, 4]", "attend(heads = 2, hidden = 6) : float[B, 4], float[B, 4], float[B, 4]"),
+    examples=(
+        "attend : float[B, T, 3], float[B, T, 4], float[B, T, 4]",
+        "attend(heads = 2, hidden = 6) : float[B, 4], float[B, 4], float[B, 4]",
+    ),
     source="attentive ensemble",
 )
 def attend(
@@ -225,15 +228,14 @@ def attend(
     *branches: torch.Tensor,
     query_weight: torch.Tensor,
     key_weight: torch.Tensor,
+    hidden: int,
     heads: int = 1,
-    hidden: int | None = None,
 ) -> torch.Tensor:
     """y = sum_i a_i b_i, a = softmax_i((W_q x) . (W_k b_i) / sqrt(hidden / heads)), per token and head; query [*S, q], branches [*S, d]."""
     q = F.linear(query, query_weight).unflatten(-1, (heads, 1, -1))
     values = torch.stack(branches, -2)
     keys = F.linear(values, key_weight).unflatten(-1, (heads, -1)).transpose(-2, -3)
-    root = math.sqrt(hidden / heads) if hidden else (key_weight.shape[0] / heads) ** 0.5
-    shares = torch.softmax((q * keys).sum(-1) / root, -1)
+    shares = torch.softmax((q * keys).sum(-1) / math.sqrt(hidden / heads), -1)
     mixed = values.unflatten(-1, (heads, -1)).transpose(-2, -3) * shares.unsqueeze(-1)
     return mixed.sum(-2).flatten(-2)
 

@@ -12,7 +12,7 @@ from ..ir.types import Type
 from .declare import StateRule, brick
 from .scan import delta, scalar_decay, vector_decay, working
 from .state import StateShapes
-from .torch_lazy import F, torch
+from .torch_lazy import F, Tensor, torch
 
 State = Mapping[str, Any]
 PORTS = "q: [B, h, T, k], k: [B, h, T, k], v: [B, h, T, v]"
@@ -25,24 +25,24 @@ def memory_shape(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes
     return {"memory": ((names["B"], names["h"], names["k"], names["v"]), "float")}
 
 
-def empty(q: torch.Tensor, v: torch.Tensor) -> dict[str, torch.Tensor]:
+def empty(q: Tensor, v: Tensor) -> dict[str, Tensor]:
     """The memory before the first token."""
     return {"memory": q.new_zeros(q.shape[0], q.shape[1], q.shape[3], v.shape[3], dtype=working(q))}
 
 
 def _run(
-    scan: Callable[..., tuple[torch.Tensor, torch.Tensor]], state: State, tensors: Sequence[torch.Tensor], chunk: int, **extra: Any
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    scan: Callable[..., tuple[Tensor, Tensor]], state: State, tensors: Sequence[Tensor], chunk: int, **extra: Any
+) -> tuple[Tensor, dict[str, Tensor]]:
     wide = working(tensors[0])
     y, memory = scan(*(t.to(wide) for t in tensors), state["memory"].to(wide), chunk, **extra)
     return y.to(tensors[2].dtype), {"memory": memory}
 
 
-def _scaled(q: torch.Tensor, scale: float | None) -> torch.Tensor:
+def _scaled(q: Tensor, scale: float | None) -> Tensor:
     return q * (q.shape[-1] ** -0.5 if scale is None else scale)
 
 
-FEATURES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+FEATURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "elu": lambda x: F.elu(x) + 1.0,
     "relu": lambda x: F.relu(x),
     "identity": lambda x: x,
@@ -55,9 +55,9 @@ def _linear_shape(types: Sequence[Type], names: Mapping[str, Any]) -> StateShape
 
 
 def _linear_step(
-    state: State, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, feature: str = "elu", normalise: bool = True, eps: float = 1e-6,
+    state: State, q: Tensor, k: Tensor, v: Tensor, feature: str = "elu", normalise: bool = True, eps: float = 1e-6,
     scale: float = 1.0, chunk: int = 64,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     wide = working(q)
     q, k = (FEATURES[feature](t.to(wide)) for t in (q, k))
     still = q.new_zeros(q.shape[:3])
@@ -78,22 +78,22 @@ def _linear_step(
     source="Katharopoulos et al. 2020, arXiv 2006.16236",
 )
 def linear_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, feature: str = "elu", normalise: bool = True, eps: float = 1e-6, scale: float = 1.0,
+    q: Tensor, k: Tensor, v: Tensor, feature: str = "elu", normalise: bool = True, eps: float = 1e-6, scale: float = 1.0,
     chunk: int = 64,
-) -> torch.Tensor:
+) -> Tensor:
     """y_t = scale f(q_t) S_t / (scale f(q_t) z_t + eps), S_t = sum_{j <= t} f(k_j) v_j^T, z_t = sum f(k_j); f is elu + 1, relu or none."""
     state = empty(q, v)
     return _linear_step(state | {"weight": state["memory"][..., :1]}, q, k, v, feature, normalise, eps, scale, chunk)[0]
 
 
-def retention_decay(heads: int, like: torch.Tensor) -> torch.Tensor:
+def retention_decay(heads: int, like: Tensor) -> Tensor:
     """log(1 - 2 ** (-5 - i)) for head i, [h]: the decays of RetNet."""
     return torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads, dtype=working(like), device=like.device))))
 
 
 def _retention_step(
-    state: State, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None, chunk: int = 64
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    state: State, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, chunk: int = 64
+) -> tuple[Tensor, dict[str, Tensor]]:
     decay = retention_decay(q.shape[1], q).view(1, -1, 1).expand(q.shape[:3])
     return _run(scalar_decay, state, (_scaled(q, scale), k, v, decay), chunk)
 
@@ -106,14 +106,17 @@ def _retention_step(
     examples=(f"retention : {QKV}", f"retention(chunk = 2) : {QKV}"),
     source="Sun et al. 2023 (RetNet), arXiv 2307.08621",
 )
-def retention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None, chunk: int = 64) -> torch.Tensor:
-    """y_t = scale q_t S_t, S_t = g_h S_{t-1} + k_t v_t^T with the fixed decay g_h = 1 - 2 ** (-5 - h) of head h; `scale` defaults to k ** -0.5."""
+def retention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, chunk: int = 64) -> Tensor:
+    """y_t = scale q_t S_t, S_t = g_h S_{t-1} + k_t v_t^T with the fixed decay g_h = 1 - 2 ** (-5 - h) of head h.
+
+    `scale` defaults to k ** -0.5.
+    """
     return _retention_step(empty(q, v), q, k, v, scale, chunk)[0]
 
 
 def _gla_step(
-    state: State, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, scale: float | None = None, chunk: int = 16
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    state: State, q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float | None = None, chunk: int = 16
+) -> tuple[Tensor, dict[str, Tensor]]:
     return _run(vector_decay, state, (_scaled(q, scale), k, v, g), chunk)
 
 
@@ -125,14 +128,17 @@ def _gla_step(
     examples=(f"gla(chunk = 2) : {QKV}, float[2, 3, 5, 4]",),
     source="Yang et al. 2024 (gated linear attention), arXiv 2312.06635",
 )
-def gla(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, scale: float | None = None, chunk: int = 16) -> torch.Tensor:
-    """y_t = scale q_t S_t, S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T; g [B, h, T, k] at most zero (`logsigmoid`); `scale` defaults to k ** -0.5."""
+def gla(q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float | None = None, chunk: int = 16) -> Tensor:
+    """y_t = scale q_t S_t, S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T; g [B, h, T, k] at most zero (`logsigmoid`).
+
+    `scale` defaults to k ** -0.5.
+    """
     return _gla_step(empty(q, v), q, k, v, g, scale, chunk)[0]
 
 
 def _decayed_step(
-    state: State, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, scale: float | None = None, chunk: int = 64
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    state: State, q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float | None = None, chunk: int = 64
+) -> tuple[Tensor, dict[str, Tensor]]:
     return _run(scalar_decay, state, (_scaled(q, scale), k, v, g), chunk)
 
 
@@ -144,14 +150,14 @@ def _decayed_step(
     examples=(f"decayed_attention(chunk = 2) : {QKV}, float[2, 3, 5]",),
     source="the scalar-gated form of arXiv 2312.06635 and 2405.21060",
 )
-def decayed_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, scale: float | None = None, chunk: int = 64) -> torch.Tensor:
+def decayed_attention(q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float | None = None, chunk: int = 64) -> Tensor:
     """y_t = scale q_t S_t, S_t = exp(g_t) S_{t-1} + k_t v_t^T, one decay per head and token; g [B, h, T] at most zero."""
     return _decayed_step(empty(q, v), q, k, v, g, scale, chunk)[0]
 
 
 def _delta_step(
-    state: State, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, beta: torch.Tensor, scale: float | None = None, chunk: int = 64
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    state: State, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, scale: float | None = None, chunk: int = 64
+) -> tuple[Tensor, dict[str, Tensor]]:
     return _run(delta, state, (_scaled(q, scale), k, v, beta, torch.zeros_like(beta)), chunk)
 
 
@@ -163,14 +169,14 @@ def _delta_step(
     examples=(f"delta_rule(chunk = 2) : {QKV}, float[2, 3, 5]",),
     source="Yang et al. 2024 (DeltaNet), arXiv 2406.06484",
 )
-def delta_rule(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, beta: torch.Tensor, scale: float | None = None, chunk: int = 64) -> torch.Tensor:
+def delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, scale: float | None = None, chunk: int = 64) -> Tensor:
     """y_t = scale q_t S_t, S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T; beta [B, h, T] in (0, 1), keys of unit length (`l2norm`)."""
     return _delta_step(empty(q, v), q, k, v, beta, scale, chunk)[0]
 
 
 def _gated_delta_step(
-    state: State, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, beta: torch.Tensor, g: torch.Tensor, scale: float | None = None, chunk: int = 64
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    state: State, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, scale: float | None = None, chunk: int = 64
+) -> tuple[Tensor, dict[str, Tensor]]:
     return _run(delta, state, (_scaled(q, scale), k, v, beta, g), chunk)
 
 
@@ -183,7 +189,7 @@ def _gated_delta_step(
     source="Yang et al. 2025 (Gated DeltaNet), arXiv 2412.06464",
 )
 def gated_delta_rule(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, beta: torch.Tensor, g: torch.Tensor, scale: float | None = None, chunk: int = 64
-) -> torch.Tensor:
-    """The delta rule on a decaying memory: S_t = a S_{t-1} + beta_t k_t (v_t - a S_{t-1}^T k_t)^T, a = exp(g_t); g [B, h, T] at most zero."""
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, scale: float | None = None, chunk: int = 64
+) -> Tensor:
+    """y_t = scale q_t S_t, S_t = a S_{t-1} + beta_t k_t (v_t - a S_{t-1}^T k_t)^T, a = exp(g_t); g [B, h, T] at most zero."""
     return _gated_delta_step(empty(q, v), q, k, v, beta, g, scale, chunk)[0]

@@ -29,7 +29,10 @@ def _chosen(chosen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     source="Switch Transformer (Fedus et al. 2021)",
 )
 def switch_balance(probabilities: torch.Tensor, chosen: torch.Tensor, normalise: bool = True) -> torch.Tensor:
-    """n * sum_i f_i P_i, [*S, n] -> []; f_i the share of choices that fell on i (of tokens, with `normalise = false`), P_i its mean probability."""
+    """n * sum_i f_i P_i, [*S, n] -> []; f_i the share of choices that fell on i, P_i its mean probability.
+
+    With `normalise = false` f_i is the share of tokens that chose i, so that choices of k branches count k times.
+    """
     counts = _chosen(chosen, probabilities).sum(0)
     flat = _tokens(probabilities)
     fraction = _share(counts, counts.sum() if normalise else flat.shape[0])

@@ -9,7 +9,7 @@ from ..ir.types import Type
 from .declare import StateRule, brick
 from .scan import lower, windows, working
 from .state import StateShapes
-from .torch_lazy import F, torch
+from .torch_lazy import F, Tensor, torch
 
 State = Mapping[str, Any]
 
@@ -20,9 +20,9 @@ def _shapes(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:
 
 
 def _step(
-    state: State, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, i: torch.Tensor, f: torch.Tensor, form: str = "chunkwise", chunk: int = 64,
+    state: State, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, form: str = "chunkwise", chunk: int = 64,
     eps: float = 1e-6,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     wide, narrow = working(q), v.dtype
     q, k, v, i, f = (t.to(wide) for t in (q, k * k.shape[-1] ** -0.5, v, i, f))
     memory = tuple(state[name].to(wide) for name in ("C", "n", "m"))
@@ -35,8 +35,8 @@ def _step(
 
 
 def _chunk(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, i: torch.Tensor, log_f: torch.Tensor, memory: tuple[torch.Tensor, ...], eps: float
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, memory: tuple[Tensor, ...], eps: float
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All tokens of a chunk at once: a token's weight on token j is exp(F_t - F_j + i_j - m_t), on what came before exp(F_t + m - m_t)."""
     c, n, m = memory
     total = log_f.cumsum(-1)
@@ -67,8 +67,8 @@ def _chunk(
     source="Beck et al. 2024 (xLSTM), arXiv 2405.04517",
 )
 def mlstm(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, i: torch.Tensor, f: torch.Tensor, form: str = "chunkwise", chunk: int = 64, eps: float = 1e-6
-) -> torch.Tensor:
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, form: str = "chunkwise", chunk: int = 64, eps: float = 1e-6
+) -> Tensor:
     """h_t [B, h, T, v] = C_t^T q_t / (max(|n_t q_t|, exp(-m_t)) + eps), C_t = s(f_t) C_{t-1} + exp(i_t) k_t v_t^T / sqrt(k), n_t likewise.
 
     i and f are gate logits [B, h, T], s the sigmoid; C and n are held divided by exp(m_t), m_t = max(log s(f_t) + m_{t-1}, i_t), m_0 = 0.

@@ -39,7 +39,10 @@ def _scaled(x: torch.Tensor, dtype: torch.dtype, weight: torch.Tensor | None, of
 def rmsnorm(
     x: torch.Tensor, weight: torch.Tensor | None = None, eps: float = 1e-6, offset: float = 0.0, cast: str = "llama"
 ) -> torch.Tensor:
-    """y = (offset + w) * x / sqrt(mean(x^2) + eps), [*S, d] over the last axis. `cast`: multiply after (llama) or before (gemma) the cast down."""
+    """y = (offset + w) * x / sqrt(mean(x^2) + eps), [*S, d] over the last axis.
+
+    In half precision the statistics are float32; `cast`: multiply after (llama) or before (gemma) the cast down.
+    """
     if cast == "gemma" and x.dtype in (torch.float16, torch.bfloat16):
         return _scaled(F.rms_norm(x.float(), x.shape[-1:], None, eps), x.dtype, weight, offset, cast)
     return _scaled(F.rms_norm(x, x.shape[-1:], None, eps), x.dtype, weight, offset, "llama")
@@ -50,7 +53,11 @@ def rmsnorm(
     weights=AFFINE,
     inline=True,
     per_token=True,
-    examples=("layernorm : float[B, T, 4]", "layernorm(bias = false) : float[B, 4]", "layernorm(scale = false, bias = false) : float[B, 4]"),
+    examples=(
+        "layernorm : float[B, T, 4]",
+        "layernorm(bias = false) : float[B, 4]",
+        "layernorm(scale = false, bias = false) : float[B, 4]",
+    ),
     source="Ba et al. 2016",
 )
 def layernorm(x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, eps: float = 1e-5) -> torch.Tensor:

@@ -36,7 +36,8 @@ def _comparison(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
     one_dtype(types)
     to = names["to"]
     if (len(types) == 2) == (to is not None):
-        raise Misfit("E0304", "a comparison takes a second tensor or a number `to`", help=("write `(x, y) -> less` or `x -> less(to = 0.5)`",))
+        help = ("write `(x, y) -> less` or `x -> less(to = 0.5)`",)
+        raise Misfit("E0304", "a comparison takes a second tensor or a number `to`", help=help)
     if to is not None and not (is_number(to) and types[0].dtype != "bool"):
         raise Misfit("E0404", f"`to` takes a number, not {show(to)}")
     return (Type("bool", elementwise_shape([t.shape for t in types], facts)),)
@@ -89,7 +90,9 @@ def both(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.logical_and(x, y)
 
 
-@brick("either(x: bool[*S], y: bool[*R]) -> bool[*S]", shape=_logic, inline=True, elementwise=True, examples=("either : bool[B, 3], bool[3]",))
+@brick(
+    "either(x: bool[*S], y: bool[*R]) -> bool[*S]", shape=_logic, inline=True, elementwise=True, examples=("either : bool[B, 3], bool[3]",)
+)
 def either(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """x or y; bool [*S], aligned at the last axis."""
     return torch.logical_or(x, y)
@@ -211,7 +214,13 @@ def shift(x: torch.Tensor, by: float) -> torch.Tensor:
     return torch.add(x, by)
 
 
-@brick("power(exponent)(x: [*S]) -> [*S]", shape=_numbers("exponent"), inline=True, elementwise=True, examples=("power(3) : float[B, 3]", "power(0.5) : float[B, 3]"))
+@brick(
+    "power(exponent)(x: [*S]) -> [*S]",
+    shape=_numbers("exponent"),
+    inline=True,
+    elementwise=True,
+    examples=("power(3) : float[B, 3]", "power(0.5) : float[B, 3]"),
+)
 def power(x: torch.Tensor, exponent: float) -> torch.Tensor:
     """y = x ** exponent, [*S]."""
     return torch.pow(x, exponent)

@@ -42,7 +42,12 @@ def _pool_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
     shape=_pool_shape,
     inline=True,
     causal=lambda attrs: not_along_tokens(attrs) or attrs.get("op") == "last",
-    examples=("pool : float[B, 3, 4]", 'pool("max", axis = -1) : float[B, 3, 4]', 'pool("last") : float[B, 3, 4]', 'pool("sum", axis = 2) : float[B, 3, 4]'),
+    examples=(
+        "pool : float[B, 3, 4]",
+        'pool("max", axis = -1) : float[B, 3, 4]',
+        'pool("last") : float[B, 3, 4]',
+        'pool("sum", axis = 2) : float[B, 3, 4]',
+    ),
 )
 def pool(x: torch.Tensor, op: str = "mean", axis: int = 1) -> torch.Tensor:
     """x: [*S] -> [*R]: one axis reduced to its mean, max, min, sum, first or last element. The mean of no elements is not a number."""

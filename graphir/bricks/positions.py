@@ -14,7 +14,7 @@ from .scan import working
 from .shapes import axis_at
 from .signature import Misfit
 from .state import positional, tokens
-from .torch_lazy import torch
+from .torch_lazy import Tensor, torch
 
 State = Mapping[str, Any]
 
@@ -29,9 +29,9 @@ def _rope_shape(types: Sequence[Type], names: Mapping[str, Any], facts: Facts) -
 
 
 def _rope_step(
-    state: State, x: torch.Tensor, position: torch.Tensor | None = None, theta: float = 10000.0, layout: str = "half",
+    state: State, x: Tensor, position: Tensor | None = None, theta: float = 10000.0, layout: str = "half",
     dims: int | None = None, scaling: float = 1.0, axis: int = -2,
-) -> tuple[torch.Tensor, dict[str, Any]]:
+) -> tuple[Tensor, dict[str, Any]]:
     length = x.shape[axis]
     at = tokens(length, state["offset"], x) if position is None else position
     return _rotate(x, at, theta, layout, dims, scaling, axis), {"offset": state["offset"] + length}
@@ -40,16 +40,20 @@ def _rope_step(
 @brick(
     'rope(theta = 10000.0, layout = "half", dims = none, scaling = 1.0, axis = -2)(x: [*S, k], position: int[*P]) -> [*S, k]',
     optional=("position",),
-    require=('layout == "half" or layout == "interleaved"', "k % 2 == 0 or dims != none", "dims == none or dims % 2 == 0 and dims <= k"),
+    require=('layout in ["half", "interleaved"]', "k % 2 == 0 or dims != none", "dims == none or dims % 2 == 0 and dims <= k"),
     shape=_rope_shape,
     state=positional(_rope_step),
-    examples=("rope : float[2, 4, 5, 8]", "rope : float[2, 4, 5, 8], position = int[5]", 'rope(theta = 500.0, layout = "interleaved", dims = 4) : float[2, 4, 5, 8]'),
+    examples=(
+        "rope : float[2, 4, 5, 8]",
+        "rope : float[2, 4, 5, 8], position = int[5]",
+        'rope(theta = 500.0, layout = "interleaved", dims = 4) : float[2, 4, 5, 8]',
+    ),
     source="Su et al. 2021, arXiv 2104.09864",
 )
 def rope(
-    x: torch.Tensor, position: torch.Tensor | None = None, theta: float = 10000.0, layout: str = "half", dims: int | None = None,
+    x: Tensor, position: Tensor | None = None, theta: float = 10000.0, layout: str = "half", dims: int | None = None,
     scaling: float = 1.0, axis: int = -2,
-) -> torch.Tensor:
+) -> Tensor:
     """y [*S, k]: pair i of the first `dims` channels turned by t / scaling * theta ** (-2 i / dims), t counted along `axis`.
 
     `layout` "half" pairs channel i with i + dims / 2, "interleaved" 2 i with 2 i + 1. `position` (int [T] or [B, T]) replaces the count.
@@ -59,8 +63,8 @@ def rope(
 
 
 def _rotate(
-    x: torch.Tensor, at: torch.Tensor, theta: float, layout: str, dims: int | None, scaling: float, axis: int
-) -> torch.Tensor:
+    x: Tensor, at: Tensor, theta: float, layout: str, dims: int | None, scaling: float, axis: int
+) -> Tensor:
     dims = x.shape[-1] if dims is None else dims
     turned, rest = x[..., :dims].to(working(x)), x[..., dims:]
     rates = theta ** (-torch.arange(0, dims, 2, dtype=turned.dtype, device=x.device) / dims)
@@ -81,13 +85,13 @@ def _bias_shape(types: Sequence[Type], names: Mapping[str, Any], facts: Facts) -
     return (Type("float", (1, names["heads"], names["T"], names.get("M", names["T"]))),)
 
 
-def _keys(length: int, offset: Any, memory: torch.Tensor | None) -> Any:
+def _keys(length: int, offset: Any, memory: Tensor | None) -> Any:
     return offset + length if memory is None else memory.shape[1]
 
 
 def _relative_step(
-    state: State, x: torch.Tensor, memory: torch.Tensor | None = None, *, weight: torch.Tensor, max_distance: int = 128, bidirectional: bool = True
-) -> tuple[torch.Tensor, dict[str, Any]]:
+    state: State, x: Tensor, memory: Tensor | None = None, *, weight: Tensor, max_distance: int = 128, bidirectional: bool = True
+) -> tuple[Tensor, dict[str, Any]]:
     length, offset = x.shape[1], state["offset"]
     bias = _bucketed(tokens(length, offset, x), int(_keys(length, offset, memory)), weight, max_distance, bidirectional)
     return bias, {"offset": offset + length}
@@ -105,16 +109,17 @@ def _relative_step(
     source="Raffel et al. 2020 (T5), arXiv 1910.10683",
 )
 def relative_bias(
-    x: torch.Tensor, memory: torch.Tensor | None = None, *, weight: torch.Tensor, max_distance: int = 128, bidirectional: bool = True
-) -> torch.Tensor:
-    """bias [1, heads, T, S] = weight[bucket(j - i)]: near distances have a bucket each, far ones share logarithmic ones up to `max_distance`.
+    x: Tensor, memory: Tensor | None = None, *, weight: Tensor, max_distance: int = 128, bidirectional: bool = True
+) -> Tensor:
+    """bias [1, heads, T, S] = weight[bucket(j - i)]: near distances have a bucket each, far ones share some.
 
-    Queries are the tokens of x, keys those of `memory`, or of x itself (when decoding, all seen so far).
+    Buckets grow logarithmically up to `max_distance`. Queries are the tokens of x; keys are those of `memory`,
+    or of x itself (when decoding, all seen so far).
     """
     return _bucketed(tokens(x.shape[1], 0, x), _keys(x.shape[1], 0, memory), weight, max_distance, bidirectional)
 
 
-def bucket(relative: torch.Tensor, buckets: int, max_distance: int, bidirectional: bool) -> torch.Tensor:
+def bucket(relative: Tensor, buckets: int, max_distance: int, bidirectional: bool) -> Tensor:
     """int: T5's bucket of a relative position (key minus query); half of the buckets look ahead where `bidirectional`."""
     base = torch.zeros_like(relative)
     if bidirectional:
@@ -128,12 +133,12 @@ def bucket(relative: torch.Tensor, buckets: int, max_distance: int, bidirectiona
     return base + torch.where(away < exact, away, far)
 
 
-def _bucketed(at: torch.Tensor, keys: int, weight: torch.Tensor, max_distance: int, bidirectional: bool) -> torch.Tensor:
+def _bucketed(at: Tensor, keys: int, weight: Tensor, max_distance: int, bidirectional: bool) -> Tensor:
     relative = torch.arange(keys, device=at.device) - at.unsqueeze(1)
     return weight[bucket(relative, weight.shape[0], max_distance, bidirectional)].permute(2, 0, 1).unsqueeze(0)
 
 
-def _alibi_step(state: State, x: torch.Tensor, heads: int) -> tuple[torch.Tensor, dict[str, Any]]:
+def _alibi_step(state: State, x: Tensor, heads: int) -> tuple[Tensor, dict[str, Any]]:
     length, offset = x.shape[1], state["offset"]
     return _slanted(x, length, int(offset) + length, heads), {"offset": offset + length}
 
@@ -144,41 +149,41 @@ def _alibi_step(state: State, x: torch.Tensor, heads: int) -> tuple[torch.Tensor
     examples=("alibi(4) : float[2, 5, 8]",),
     source="Press et al. 2022, arXiv 2108.12409",
 )
-def alibi(x: torch.Tensor, heads: int) -> torch.Tensor:
+def alibi(x: Tensor, heads: int) -> Tensor:
     """bias [1, heads, T, S] = -slope_h |i - j|; `sdpa(alibi = true)` adds the same without the tensor in the graph."""
     return _slanted(x, x.shape[1], x.shape[1], heads)
 
 
-def _slanted(x: torch.Tensor, queries: int, keys: int, heads: int) -> torch.Tensor:
+def _slanted(x: Tensor, queries: int, keys: int, heads: int) -> Tensor:
     slopes = torch.tensor(alibi_slopes(heads), dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
     return -slopes * distance(queries, keys, x).abs()
 
 
-def _sinusoidal_step(state: State, x: torch.Tensor, theta: float = 10000.0, layout: str = "interleaved") -> tuple[torch.Tensor, dict[str, Any]]:
+def _sinusoidal_step(state: State, x: Tensor, theta: float = 10000.0, layout: str = "interleaved") -> tuple[Tensor, dict[str, Any]]:
     length, offset = x.shape[1], state["offset"]
     return _waves(tokens(length, offset, x), x, theta, layout), {"offset": offset + length}
 
 
 @brick(
     'sinusoidal_positions(theta = 10000.0, layout = "interleaved")(x: [B, T, d]) -> [T, d]',
-    require=("d % 2 == 0", 'layout == "half" or layout == "interleaved"'),
+    require=("d % 2 == 0", 'layout in ["half", "interleaved"]'),
     state=positional(_sinusoidal_step),
     examples=("sinusoidal_positions : float[2, 5, 8]",),
     source="Vaswani et al. 2017, arXiv 1706.03762",
 )
-def sinusoidal_positions(x: torch.Tensor, theta: float = 10000.0, layout: str = "interleaved") -> torch.Tensor:
+def sinusoidal_positions(x: Tensor, theta: float = 10000.0, layout: str = "interleaved") -> Tensor:
     """p [T, d]: sin and cos of t * theta ** (-2 i / d), alternating or (`layout` "half") all sines first; to be added to x."""
     return _waves(tokens(x.shape[1], 0, x), x, theta, layout)
 
 
-def _waves(at: torch.Tensor, x: torch.Tensor, theta: float, layout: str) -> torch.Tensor:
+def _waves(at: Tensor, x: Tensor, theta: float, layout: str) -> Tensor:
     width, dtype = x.shape[-1], working(x)
     angle = at.to(dtype).unsqueeze(1) * theta ** (-torch.arange(0, width, 2, dtype=dtype, device=x.device) / width)
     pair = (angle.sin(), angle.cos())
     return (torch.cat(pair, -1) if layout == "half" else torch.stack(pair, -1).flatten(-2)).to(x.dtype)
 
 
-def _learned_step(state: State, x: torch.Tensor, weight: torch.Tensor, size: int, offset: int = 0) -> tuple[torch.Tensor, dict[str, Any]]:
+def _learned_step(state: State, x: Tensor, weight: Tensor, size: int, offset: int = 0) -> tuple[Tensor, dict[str, Any]]:
     length = x.shape[1]
     return weight[tokens(length, state["offset"] + offset, x)], {"offset": state["offset"] + length}
 
@@ -190,6 +195,6 @@ def _learned_step(state: State, x: torch.Tensor, weight: torch.Tensor, size: int
     state=positional(_learned_step),
     examples=("learned_positions(16) : float[2, 5, 8]", "learned_positions(16, offset = 2) : float[2, 5, 8]"),
 )
-def learned_positions(x: torch.Tensor, weight: torch.Tensor, size: int, offset: int = 0) -> torch.Tensor:
+def learned_positions(x: Tensor, weight: Tensor, size: int, offset: int = 0) -> Tensor:
     """p [T, d] = weight[t + offset] for up to `size` tokens; to be added to x. Longer inputs are an index error."""
     return weight[tokens(x.shape[1], offset, x)]

@@ -10,10 +10,10 @@ from .declare import StateRule, brick
 from .recurrent_ops import fused
 from .scan import recurrence, working
 from .state import StateShapes
-from .torch_lazy import F, torch
+from .torch_lazy import F, Tensor, torch
 
 State = Mapping[str, Any]
-Result = tuple["torch.Tensor", dict[str, Any]]
+Result = tuple["Tensor", dict[str, Any]]
 
 
 def _hidden(*roles: str) -> Any:
@@ -21,8 +21,8 @@ def _hidden(*roles: str) -> Any:
 
 
 def _lstm_step(
-    state: State, x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor, bias_ih: torch.Tensor | None = None,
-    bias_hh: torch.Tensor | None = None,
+    state: State, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
 ) -> Result:
     y, h, c = fused("lstm", x, (state["h"].to(x.dtype), state["c"].to(x.dtype)), (weight_ih, weight_hh, bias_ih, bias_hh))
     return y, {"h": h, "c": c}
@@ -38,16 +38,19 @@ def _lstm_step(
     source="Hochreiter and Schmidhuber 1997; gates in torch's order: input, forget, cell, output",
 )
 def lstm(
-    x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor, bias_ih: torch.Tensor | None = None, bias_hh: torch.Tensor | None = None
-) -> torch.Tensor:
-    """h_t [B, T, hidden] = s(o) tanh(c_t), c_t = s(f) c_{t-1} + s(i) tanh(g); (i, f, g, o) = W_ih x_t + W_hh h_{t-1} + biases. State: h, c."""
+    x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None = None, bias_hh: Tensor | None = None
+) -> Tensor:
+    """h_t [B, T, hidden] = s(o) tanh(c_t), c_t = s(f) c_{t-1} + s(i) tanh(g); (i, f, g, o) = W_ih x_t + W_hh h_{t-1} + biases.
+
+    State: h, c.
+    """
     zero = x.new_zeros(x.shape[0], weight_hh.shape[1])
     return _lstm_step({"h": zero, "c": zero}, x, weight_ih, weight_hh, bias_ih, bias_hh)[0]
 
 
 def _gru_step(
-    state: State, x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor, bias_ih: torch.Tensor | None = None,
-    bias_hh: torch.Tensor | None = None,
+    state: State, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
 ) -> Result:
     y, h = fused("gru", x, (state["h"].to(x.dtype),), (weight_ih, weight_hh, bias_ih, bias_hh))
     return y, {"h": h}
@@ -63,8 +66,8 @@ def _gru_step(
     source="Cho et al. 2014, arXiv 1406.1078; gates in torch's order: reset, update, new",
 )
 def gru(
-    x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor, bias_ih: torch.Tensor | None = None, bias_hh: torch.Tensor | None = None
-) -> torch.Tensor:
+    x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None = None, bias_hh: Tensor | None = None
+) -> Tensor:
     """h_t [B, T, hidden] = (1 - z) n + z h_{t-1}, n = tanh(W_n x + r (U_n h_{t-1})); r, z sigmoid gates. State: h."""
     zero = x.new_zeros(x.shape[0], weight_hh.shape[1])
     return _gru_step({"h": zero}, x, weight_ih, weight_hh, bias_ih, bias_hh)[0]
@@ -78,7 +81,7 @@ FIRST_MAXIMUM = -1e30  # the running maximum before the first token: below every
 
 
 def _slstm_step(
-    state: State, i: torch.Tensor, f: torch.Tensor, z: torch.Tensor, o: torch.Tensor, recurrent: torch.Tensor, bias: torch.Tensor
+    state: State, i: Tensor, f: Tensor, z: Tensor, o: Tensor, recurrent: Tensor, bias: Tensor
 ) -> Result:
     wide, narrow = working(i), i.dtype
     y, c, n, m = (state[role].to(wide) for role in ("y", "c", "n", "m"))
@@ -110,10 +113,11 @@ def _slstm_step(
     source="Beck et al. 2024 (xLSTM), arXiv 2405.04517",
 )
 def slstm_cell(
-    i: torch.Tensor, f: torch.Tensor, z: torch.Tensor, o: torch.Tensor, recurrent: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
-    """y_t [B, T, d] = s(o) c_t / n_t, c_t = f' c_{t-1} + i' tanh(z), n_t = f' n_{t-1} + i'; f' = exp(log s(f) + m_{t-1} - m_t), i' = exp(i - m_t).
+    i: Tensor, f: Tensor, z: Tensor, o: Tensor, recurrent: Tensor, bias: Tensor
+) -> Tensor:
+    """y_t [B, T, d] = s(o) c_t / n_t, c_t = f' c_{t-1} + i' tanh(z), n_t = f' n_{t-1} + i'.
 
+    f' = exp(log s(f) + m_{t-1} - m_t), i' = exp(i - m_t).
     Ports are gate logits; recurrent[head] y_{t-1} is added, its rows in the order i, f, z, o within the head, and bias, gate after gate.
     m_t = max(i, log s(f) + m_{t-1}), and i at the first token. Gates are truly recurrent: tokens run one after the other.
     """
@@ -125,7 +129,7 @@ def _channel(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:
     return {"h": ((names["B"], names["d"]), "float")}
 
 
-def _linear_step(state: State, x: torch.Tensor, a: torch.Tensor) -> Result:
+def _linear_step(state: State, x: Tensor, a: Tensor) -> Result:
     wide = working(x)
     h = recurrence(a.to(wide), x.to(wide), state["h"].to(wide))
     return h.to(x.dtype), {"h": h[:, -1]}
@@ -136,12 +140,12 @@ def _linear_step(state: State, x: torch.Tensor, a: torch.Tensor) -> Result:
     state=StateRule(_channel, _linear_step),
     examples=("linear_recurrence : float[2, 5, 4], float[2, 5, 4]",),
 )
-def linear_recurrence(x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+def linear_recurrence(x: Tensor, a: Tensor) -> Tensor:
     """h_t [B, T, d] = a_t h_{t-1} + x_t, elementwise, h_0 = 0, as a parallel scan."""
     return recurrence(a.to(working(x)), x.to(working(x)), _zero(x)).to(x.dtype)
 
 
-def _zero(x: torch.Tensor) -> torch.Tensor:
+def _zero(x: Tensor) -> Tensor:
     return x.new_zeros(x.shape[0], *x.shape[2:], dtype=working(x))
 
 
@@ -150,7 +154,7 @@ def _rg_lru_shapes(types: Sequence[Type], names: Mapping[str, Any]) -> StateShap
 
 
 def _rg_lru_step(
-    state: State, x: torch.Tensor, input_gate: torch.Tensor, recurrent_gate: torch.Tensor, weight: torch.Tensor, c: float = 8.0
+    state: State, x: Tensor, input_gate: Tensor, recurrent_gate: Tensor, weight: Tensor, c: float = 8.0
 ) -> Result:
     wide, length = working(x), x.shape[1]
     log_a = -c * recurrent_gate.to(wide).sigmoid() * F.softplus(weight.to(wide))
@@ -168,8 +172,8 @@ def _rg_lru_step(
     source="De et al. 2024 (Griffin), arXiv 2402.19427",
 )
 def rg_lru(
-    x: torch.Tensor, input_gate: torch.Tensor, recurrent_gate: torch.Tensor, weight: torch.Tensor, c: float = 8.0
-) -> torch.Tensor:
+    x: Tensor, input_gate: Tensor, recurrent_gate: Tensor, weight: Tensor, c: float = 8.0
+) -> Tensor:
     """h_t [B, T, d] = a_t h_{t-1} + sqrt(1 - a_t^2) s(input_gate_t) x_t, log a_t = -c s(recurrent_gate_t) softplus(weight).
 
     The first token of all is taken whole (1 in place of the square root). Both gates are logits.

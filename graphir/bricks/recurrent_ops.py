@@ -9,13 +9,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from .torch_lazy import torch
+from .torch_lazy import Tensor, torch
 
 
 def fused(
-    kind: str, x: torch.Tensor, state: tuple[torch.Tensor, ...], weights: tuple[torch.Tensor | None, ...]
-) -> tuple[torch.Tensor, ...]:
-    """(y [B, T, hidden], final state...) of "lstm" or "gru" over x [B, T, d]; state [B, hidden] each; weights ih, hh and two biases or Nones."""
+    kind: str, x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]
+) -> tuple[Tensor, ...]:
+    """(y [B, T, hidden], final state...) of "lstm" or "gru" over x [B, T, d]; state [B, hidden] each.
+
+    `weights` are ih, hh and two biases or Nones.
+    """
     if x.shape[1] == 0:
         return (x.new_zeros(x.shape[0], 0, state[0].shape[1]), *state)
     present = [w for w in weights if w is not None]
@@ -24,7 +27,7 @@ def fused(
     return tuple(run(kind, x, list(state), present, torch.is_grad_enabled()))
 
 
-def run(kind: str, x: torch.Tensor, state: list[torch.Tensor], weights: list[torch.Tensor], train: bool) -> list[torch.Tensor]:
+def run(kind: str, x: Tensor, state: list[Tensor], weights: list[Tensor], train: bool) -> list[Tensor]:
     """The kernel itself; `train` where its gradient may be asked for."""
     biased = len(weights) == 4
     start: Any = [s.unsqueeze(0).contiguous() for s in state]
@@ -38,7 +41,7 @@ def run(kind: str, x: torch.Tensor, state: list[torch.Tensor], weights: list[tor
 @cache
 def register() -> None:
     """Add `graphir::recurrent` to torch's operators, with its shape rule and its gradient (by running the kernel again)."""
-    custom = torch.library.custom_op
+    custom: Any = torch.library.custom_op
 
     @custom("graphir::recurrent", mutates_args=(), schema="(str kind, Tensor x, Tensor[] state, Tensor[] weights) -> Tensor[]")
     def forward(kind, x, state, weights):
@@ -51,7 +54,7 @@ def register() -> None:
     )
     def backward(kind, grads, x, state, weights):
         again = lambda x, state, weights: run(kind, x, state, weights, True)  # noqa: E731
-        _, pull = torch.func.vjp(again, x, list(state), list(weights))
+        pull: Any = torch.func.vjp(again, x, list(state), list(weights))[1]
         of_x, of_state, of_weights = pull(list(grads))
         return [g.clone() for g in (of_x, *of_state, *of_weights)]
 

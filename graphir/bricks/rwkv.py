@@ -1,4 +1,4 @@
-"""The recurrences of RWKV, versions 4, 5 and 6, and its token shift."""
+"""The recurrences of RWKV, versions 4, 5 and 6. (Its token shift is `shift_tokens`.)"""
 
 from __future__ import annotations
 
@@ -10,39 +10,19 @@ from .declare import StateRule, brick
 from .linear_attention import FLOPS, QKV, empty, memory_shape
 from .scan import lower, vector_decay, windows, working
 from .state import StateShapes
-from .torch_lazy import torch
+from .torch_lazy import Tensor, torch
 
 State = Mapping[str, Any]
-Result = tuple["torch.Tensor", dict[str, Any]]
+Result = tuple["Tensor", dict[str, Any]]
 PORTS = "r: [B, h, T, k], k: [B, h, T, k], v: [B, h, T, v]"
 NOTHING = -1e30  # the logarithm of the weight of what came before the first token
-
-
-def _shift_shapes(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:
-    return {"last": ((names["B"], names["d"]), "float")}
-
-
-def _shift_step(state: State, x: torch.Tensor) -> Result:
-    whole = torch.cat([state["last"].to(x.dtype).unsqueeze(1), x], 1)
-    return whole[:, :-1], {"last": whole[:, -1]}
-
-
-@brick(
-    "token_shift(x: [B, T, d]) -> [B, T, d]",
-    state=StateRule(_shift_shapes, _shift_step),
-    examples=("token_shift : float[2, 5, 4]",),
-    source="Peng et al. 2023 (RWKV), arXiv 2305.13048",
-)
-def token_shift(x: torch.Tensor) -> torch.Tensor:
-    """y_t [B, T, d] = x_{t-1}, zero before the first token."""
-    return _shift_step({"last": x.new_zeros(x.shape[0], x.shape[2])}, x)[0]
 
 
 def _wkv_shapes(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:
     return {role: ((names["B"], names["d"]), "float") for role in ("top", "bottom", "scale")}
 
 
-def _wkv_step(state: State, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor, bonus: torch.Tensor, chunk: int = 32) -> Result:
+def _wkv_step(state: State, k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, chunk: int = 32) -> Result:
     wide, narrow = working(k), v.dtype
     k, v, bonus = (t.to(wide) for t in (k, v, bonus))
     rate = decay.to(wide).exp()
@@ -77,17 +57,18 @@ def _wkv_step(state: State, k: torch.Tensor, v: torch.Tensor, decay: torch.Tenso
     examples=("rwkv4_wkv(chunk = 2) : float[2, 5, 4], float[2, 5, 4]",),
     source="Peng et al. 2023 (RWKV-4), arXiv 2305.13048",
 )
-def rwkv4_wkv(k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor, bonus: torch.Tensor, chunk: int = 32) -> torch.Tensor:
-    """y_t [B, T, d]: mean of v_j, j <= t, weighted by exp(k_j - (t - 1 - j) exp(decay)) for the past and exp(k_t + bonus) for the token itself."""
+def rwkv4_wkv(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, chunk: int = 32) -> Tensor:
+    """y_t [B, T, d]: mean of v_j, j <= t, weighted by exp(k_j - (t - 1 - j) exp(decay)), the token itself by exp(k_t + bonus)."""
     zero = k.new_zeros(k.shape[0], k.shape[2], dtype=working(k))
     return _wkv_step({"top": zero, "bottom": zero, "scale": zero + NOTHING}, k, v, decay, bonus, chunk)[0]
 
 
 def _rwkv6_step(
-    state: State, r: torch.Tensor, k: torch.Tensor, v: torch.Tensor, w: torch.Tensor, bonus: torch.Tensor, chunk: int = 16
+    state: State, r: Tensor, k: Tensor, v: Tensor, w: Tensor, bonus: Tensor, chunk: int = 16
 ) -> Result:
     wide = working(r)
-    y, memory = vector_decay(*(t.to(wide) for t in (r, k, v, w, state["memory"])), chunk, bonus.to(wide))
+    r, k, w, memory, values = (t.to(wide) for t in (r, k, w, state["memory"], v))
+    y, memory = vector_decay(r, k, values, w, memory, chunk, bonus.to(wide))
     return y.to(v.dtype), {"memory": memory}
 
 
@@ -100,13 +81,13 @@ def _rwkv6_step(
     examples=(f"rwkv6_wkv(chunk = 2) : {QKV}, float[2, 3, 5, 4]",),
     source="Peng et al. 2024 (RWKV-6), arXiv 2404.05892",
 )
-def rwkv6_wkv(r: torch.Tensor, k: torch.Tensor, v: torch.Tensor, w: torch.Tensor, bonus: torch.Tensor, chunk: int = 16) -> torch.Tensor:
+def rwkv6_wkv(r: Tensor, k: Tensor, v: Tensor, w: Tensor, bonus: Tensor, chunk: int = 16) -> Tensor:
     """y_t [B, h, T, v] = r_t (S_{t-1} + diag(bonus) k_t v_t^T), S_t = diag(exp(w_t)) S_{t-1} + k_t v_t^T; w at most zero."""
     return _rwkv6_step(empty(r, v), r, k, v, w, bonus, chunk)[0]
 
 
 def _rwkv5_step(
-    state: State, r: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor, bonus: torch.Tensor, chunk: int = 16
+    state: State, r: Tensor, k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, chunk: int = 16
 ) -> Result:
     return _rwkv6_step(state, r, k, v, -decay.exp().unsqueeze(1).expand(r.shape), bonus, chunk)
 
@@ -120,6 +101,6 @@ def _rwkv5_step(
     examples=(f"rwkv5_wkv(chunk = 2) : {QKV}",),
     source="Peng et al. 2024 (RWKV-5), arXiv 2404.05892",
 )
-def rwkv5_wkv(r: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor, bonus: torch.Tensor, chunk: int = 16) -> torch.Tensor:
+def rwkv5_wkv(r: Tensor, k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, chunk: int = 16) -> Tensor:
     """As `rwkv6_wkv` with the same decay for every token, w = -exp(decay)."""
     return _rwkv5_step(empty(r, v), r, k, v, decay, bonus, chunk)[0]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .torch_lazy import torch
+from .torch_lazy import Tensor, torch
 
 
-def working(x: torch.Tensor) -> torch.dtype:
+def working(x: Tensor) -> torch.dtype:
     """The dtype to accumulate in: float32 for half precision, the tensor's own otherwise."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
@@ -23,8 +23,8 @@ def windows(length: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, length))
 
 
-def recurrence(a: torch.Tensor, x: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """h_t = a_t * h_{t-1} + x_t along axis 1, h_0 = `start` ([B, ...]); a and x [B, T, ...]. log2(T) full-width steps (Hillis and Steele)."""
+def recurrence(a: Tensor, x: Tensor, start: Tensor) -> Tensor:
+    """h_t = a_t * h_{t-1} + x_t along axis 1, from h = `start` [B, ...]; a and x [B, T, ...], in log2(T) full-width steps."""
     x = torch.cat([x[:, :1] + a[:, :1] * start.unsqueeze(1), x[:, 1:]], 1)
     span = 1
     while span < x.shape[1]:
@@ -34,20 +34,20 @@ def recurrence(a: torch.Tensor, x: torch.Tensor, start: torch.Tensor) -> torch.T
     return x
 
 
-def lower(length: int, like: torch.Tensor, diagonal: int = 0) -> torch.Tensor:
+def lower(length: int, like: Tensor, diagonal: int = 0) -> Tensor:
     """bool [T, T]: key j is seen by query i, j <= i + diagonal."""
     return torch.ones(length, length, dtype=torch.bool, device=like.device).tril(diagonal)
 
 
-def pair_decay(total: torch.Tensor) -> torch.Tensor:
+def pair_decay(total: Tensor) -> Tensor:
     """exp(total_i - total_j) for j <= i, zero above the diagonal; `total` [..., T] is the running sum of log decays."""
     difference = total.unsqueeze(-1) - total.unsqueeze(-2)
     return difference.masked_fill(~lower(total.shape[-1], total), float("-inf")).exp()
 
 
 def scalar_decay(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor, memory: torch.Tensor, chunk: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, memory: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
     """S_t = exp(decay_t) S_{t-1} + k_t v_t^T, y_t = q_t S_t; q, k [B, h, T, k], v [B, h, T, v], decay [B, h, T], S [B, h, k, v]."""
     parts = [v[:, :, :0]]
     for at in windows(q.shape[2], chunk):
@@ -62,8 +62,8 @@ def scalar_decay(
 
 
 def vector_decay(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor, memory: torch.Tensor, chunk: int, bonus: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, memory: Tensor, chunk: int, bonus: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """S_t = diag(exp(decay_t)) S_{t-1} + k_t v_t^T with a decay for each key channel, [B, h, T, k].
 
     y_t = q_t S_t; with `bonus` [h, k] instead y_t = q_t (S_{t-1} + diag(bonus) k_t v_t^T), as RWKV has it.
@@ -86,8 +86,8 @@ def vector_decay(
 
 
 def delta(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, beta: torch.Tensor, decay: torch.Tensor, memory: torch.Tensor, chunk: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, memory: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
     """S_t = exp(decay_t) S_{t-1} + k_t u_t^T, u_t = beta_t (v_t - exp(decay_t) S_{t-1}^T k_t), y_t = q_t S_t; beta, decay [B, h, T].
 
     Within a chunk the u_t solve a unit lower triangular system (the WY form of a product of Householder-like factors).

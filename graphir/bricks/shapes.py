@@ -44,9 +44,8 @@ def one_dtype(types: Sequence[Type], numbers: bool = False) -> str:
         if numbers and type.dtype == "bool":
             raise Misfit("E0201", "truth values are not numbers here", index, ("`float` or `int` turns truth values into numbers",))
         if type.dtype != wanted:
-            raise Misfit(
-                "E0201", f"one input has {wanted} elements, another {type.dtype}", index, ("`float` and `int` convert, written where it happens",)
-            )
+            help = ("`float` and `int` convert, written where it happens",)
+            raise Misfit("E0201", f"one input has {wanted} elements, another {type.dtype}", index, help)
     return wanted
 
 
@@ -73,8 +72,12 @@ def _agree(facts: Facts, wanted: Dim, given: Dim, first: Shape, other: Shape, po
         return
     message = f"{show_shape(first)} and {show_shape(other)} do not align at the last axis"
     if same is None:
-        raise Misfit("E0204", f"{message}: cannot show `{given}` = `{wanted}`", port, (f"add `require {given} == {wanted}` where both are known",))
+        raise Misfit("E0204", f"{message}: cannot show `{given}` = `{wanted}`", port, (settles(given, wanted),))
     raise Misfit("E0205", f"{message}: {given} against {wanted}", port, ("only a missing leading axis or a literal 1 extends",))
+
+
+def settles(given: Dim, wanted: Dim) -> str:
+    return f"add `require {given} == {wanted}` where both are known"
 
 
 def equal_shapes(types: Sequence[Type], facts: Facts, what: str = "inputs") -> None:
@@ -93,7 +96,7 @@ def expect_same(facts: Facts, wanted: Dim, given: Dim, message: str, port: int =
     if same:
         return
     if same is None:
-        raise Misfit("E0204", f"{message}: cannot show `{given}` = `{wanted}`", port, (f"add `require {given} == {wanted}` where both are known",))
+        raise Misfit("E0204", f"{message}: cannot show `{given}` = `{wanted}`", port, (settles(given, wanted),))
     raise Misfit("E0205", message, port)
 
 

@@ -9,10 +9,10 @@ from ..ir.types import Type
 from .declare import StateRule, brick
 from .scan import recurrence, scalar_decay, windows, working
 from .state import StateShapes
-from .torch_lazy import F, torch
+from .torch_lazy import F, Tensor, torch
 
 State = Mapping[str, Any]
-Result = tuple["torch.Tensor", dict[str, Any]]
+Result = tuple["Tensor", dict[str, Any]]
 SCAN_CHUNK = 64  # tokens whose [d, n] states are held at once
 
 
@@ -21,7 +21,7 @@ def _selective_shapes(types: Sequence[Type], names: Mapping[str, Any]) -> StateS
 
 
 def _selective_step(
-    state: State, x: torch.Tensor, dt: torch.Tensor, b: torch.Tensor, c: torch.Tensor, A_log: torch.Tensor, D: torch.Tensor | None = None,
+    state: State, x: Tensor, dt: Tensor, b: Tensor, c: Tensor, A_log: Tensor, D: Tensor | None = None,
     softplus: bool = True,
 ) -> Result:
     wide, narrow = working(x), x.dtype
@@ -49,9 +49,12 @@ def _selective_step(
     source="Gu and Dao 2023 (Mamba), arXiv 2312.00752",
 )
 def selective_scan(
-    x: torch.Tensor, dt: torch.Tensor, b: torch.Tensor, c: torch.Tensor, A_log: torch.Tensor, D: torch.Tensor | None = None, softplus: bool = True
-) -> torch.Tensor:
-    """y_t [B, T, d] = h_t c_t + D x_t, h_t [d, n] = exp(-dt_t exp(A_log)) h_{t-1} + dt_t x_t b_t^T; dt goes through softplus first. State: h."""
+    x: Tensor, dt: Tensor, b: Tensor, c: Tensor, A_log: Tensor, D: Tensor | None = None, softplus: bool = True
+) -> Tensor:
+    """y_t [B, T, d] = h_t c_t + D x_t, h_t [d, n] = exp(-dt_t exp(A_log)) h_{t-1} + dt_t x_t b_t^T.
+
+    dt goes through softplus first. State: h [B, d, n].
+    """
     start = {"h": x.new_zeros(x.shape[0], x.shape[2], b.shape[2], dtype=working(x))}
     return _selective_step(start, x, dt, b, c, A_log, D, softplus)[0]
 
@@ -61,8 +64,8 @@ def _ssd_shapes(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:
 
 
 def _ssd_step(
-    state: State, x: torch.Tensor, dt: torch.Tensor, b: torch.Tensor, c: torch.Tensor, A_log: torch.Tensor, D: torch.Tensor | None = None,
-    dt_bias: torch.Tensor | None = None, softplus: bool = True, dt_min: float = 0.0, dt_max: float | None = None, chunk: int = 64,
+    state: State, x: Tensor, dt: Tensor, b: Tensor, c: Tensor, A_log: Tensor, D: Tensor | None = None,
+    dt_bias: Tensor | None = None, softplus: bool = True, dt_min: float = 0.0, dt_max: float | None = None, chunk: int = 64,
 ) -> Result:
     wide, narrow = working(x), x.dtype
     x, dt, b, c = (t.to(wide) for t in (x, dt, b, c))
@@ -87,12 +90,12 @@ def _ssd_step(
     source="Dao and Gu 2024 (Mamba-2), arXiv 2405.21060",
 )
 def ssd(
-    x: torch.Tensor, dt: torch.Tensor, b: torch.Tensor, c: torch.Tensor, A_log: torch.Tensor, D: torch.Tensor | None = None,
-    dt_bias: torch.Tensor | None = None, softplus: bool = True, dt_min: float = 0.0, dt_max: float | None = None, chunk: int = 64,
-) -> torch.Tensor:
-    """y_t [B, T, h, p] = h_t^T c_t + D x_t, h_t [n, p] = exp(-dt_t exp(A_log)) h_{t-1} + dt_t b_t x_t^T for each head; b and c per group of heads.
+    x: Tensor, dt: Tensor, b: Tensor, c: Tensor, A_log: Tensor, D: Tensor | None = None,
+    dt_bias: Tensor | None = None, softplus: bool = True, dt_min: float = 0.0, dt_max: float | None = None, chunk: int = 64,
+) -> Tensor:
+    """y_t [B, T, h, p] = h_t^T c_t + D x_t, h_t [n, p] = exp(-dt_t exp(A_log)) h_{t-1} + dt_t b_t x_t^T for each head.
 
-    dt = clamp(softplus(dt + dt_bias), dt_min, dt_max). State: h [B, h, n, p].
+    b and c serve a group of heads each; dt = clamp(softplus(dt + dt_bias), dt_min, dt_max). State: h [B, h, n, p].
     """
     start = {"h": x.new_zeros(x.shape[0], x.shape[2], b.shape[3], x.shape[3], dtype=working(x))}
     return _ssd_step(start, x, dt, b, c, A_log, D, dt_bias, softplus, dt_min, dt_max, chunk)[0]

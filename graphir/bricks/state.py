@@ -13,13 +13,13 @@ from ..ir.dims import Dim, Facts
 from ..ir.types import Type
 from .declare import StateRule, brick
 from .shapes import axis_at
-from .torch_lazy import torch
+from .torch_lazy import Tensor, torch
 
 StateShapes = dict[str, tuple[tuple[Dim, ...], str]]
 OFFSET: StateShapes = {"offset": ((), "int")}
 
 
-def tokens(length: int, offset: Any, like: torch.Tensor) -> torch.Tensor:
+def tokens(length: int, offset: Any, like: Tensor) -> Tensor:
     """int[T]: the positions of the tokens of this call, the first being `offset`."""
     return torch.arange(length, device=like.device) + offset
 
@@ -42,7 +42,7 @@ def _same(types: Sequence[Type], names: Mapping[str, Any], facts: Facts) -> tupl
 def _empty(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:
     type = types[0]
     axis = axis_at(names["axis"], len(type.shape), type.shape)
-    return {"past": (type.shape[:axis] + (0,) + type.shape[axis + 1 :], type.dtype)}
+    return {"past": ((*type.shape[:axis], 0, *type.shape[axis + 1:]), type.dtype)}
 
 
 def _crop_past(state: Mapping[str, Any], length: int, attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _crop_past(state: Mapping[str, Any], length: int, attrs: Mapping[str, Any]) 
     return {"past": past.narrow(attrs.get("axis", 1), 0, min(length, past.shape[attrs.get("axis", 1)]))}
 
 
-def _cache_step(state: Mapping[str, Any], x: torch.Tensor, axis: int = 1) -> tuple[torch.Tensor, dict[str, Any]]:
+def _cache_step(state: Mapping[str, Any], x: Tensor, axis: int = 1) -> tuple[Tensor, dict[str, Any]]:
     whole = torch.cat([state["past"].to(x.dtype), x], axis)
     return whole, {"past": whole}
 
@@ -61,12 +61,12 @@ def _cache_step(state: Mapping[str, Any], x: torch.Tensor, axis: int = 1) -> tup
     state=StateRule(_empty, _cache_step, crop=_crop_past),
     examples=("cache : float[2, 5, 4]", "cache(axis = 2) : float[2, 3, 5, 4]"),
 )
-def cache(x: torch.Tensor, axis: int = 1) -> torch.Tensor:
+def cache(x: Tensor, axis: int = 1) -> Tensor:
     """y = x [*S]; when decoding, everything so far along `axis` (keys and values of attention)."""
     return x
 
 
-def _window_step(state: Mapping[str, Any], x: torch.Tensor, size: int, axis: int = 1) -> tuple[torch.Tensor, dict[str, Any]]:
+def _window_step(state: Mapping[str, Any], x: Tensor, size: int, axis: int = 1) -> tuple[Tensor, dict[str, Any]]:
     whole = torch.cat([state["past"].to(x.dtype), x], axis)
     kept = min(size - 1, whole.shape[axis])
     return whole, {"past": whole.narrow(axis, whole.shape[axis] - kept, kept)}
@@ -79,7 +79,7 @@ def _window_step(state: Mapping[str, Any], x: torch.Tensor, size: int, axis: int
     state=StateRule(_empty, _window_step),
     examples=("window_cache(3) : float[2, 5, 4]",),
 )
-def window_cache(x: torch.Tensor, size: int, axis: int = 1) -> torch.Tensor:
+def window_cache(x: Tensor, size: int, axis: int = 1) -> Tensor:
     """y = x [*S]; when decoding, the last `size` - 1 tokens before x, then x. Enough for `sdpa(window = size)`, in bounded memory."""
     return x
 
@@ -88,7 +88,7 @@ def _counted(types: Sequence[Type], names: Mapping[str, Any], facts: Facts) -> t
     return (Type("int", (types[0].shape[axis_at(names["axis"], len(types[0].shape), types[0].shape)],)),)
 
 
-def _position_step(state: Mapping[str, Any], x: torch.Tensor, axis: int = 1) -> tuple[torch.Tensor, dict[str, Any]]:
+def _position_step(state: Mapping[str, Any], x: Tensor, axis: int = 1) -> tuple[Tensor, dict[str, Any]]:
     length = x.shape[axis]
     return tokens(length, state["offset"], x), {"offset": state["offset"] + length}
 
@@ -99,6 +99,6 @@ def _position_step(state: Mapping[str, Any], x: torch.Tensor, axis: int = 1) -> 
     state=positional(_position_step),
     examples=("position : float[2, 5, 4]",),
 )
-def position(x: torch.Tensor, axis: int = 1) -> torch.Tensor:
+def position(x: Tensor, axis: int = 1) -> Tensor:
     """y_t = t, int[T]: the index of each token along `axis`; when decoding, counted from the first token ever seen."""
     return tokens(x.shape[axis], 0, x)

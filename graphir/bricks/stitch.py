@@ -7,7 +7,9 @@ from .torch_lazy import F, torch
 
 # `weight`, the last map, comes first: an author's `init` is for it, so that "zeros" gives a stitch that starts silent
 WEIGHTS = """
-weight: [out, i] = he if form == "linear"; weight: [out, (i + out) // 2] = he if form == "mlp"; weight: [out, rank] = he if form == "low-rank";
+weight: [out, i] = he if form == "linear";
+weight: [out, (i + out) // 2] = he if form == "mlp";
+weight: [out, rank] = he if form == "low-rank";
 bias: [out] = zeros;
 weight_in: [(i + out) // 2, i] = he if form == "mlp"; weight_in: [rank, i] = he if form == "low-rank";
 bias_in: [(i + out) // 2] = zeros if form == "mlp"
@@ -23,7 +25,11 @@ FLOPS = '2 * S * i * out if form == "linear" else 2 * S * (i + out) * (rank if f
     require=('form in ["linear", "mlp", "low-rank"]', 'form != "low-rank" or rank != none', "rank == none or rank >= 1"),
     inline=True,
     per_token=True,
-    examples=("stitch(4) : float[B, 3]", 'stitch(4, form = "mlp") : float[B, T, 6]', 'stitch(4, form = "low-rank", rank = 2) : float[B, 6]'),
+    examples=(
+        "stitch(4) : float[B, 3]",
+        'stitch(4, form = "mlp") : float[B, T, 6]',
+        'stitch(4, form = "low-rank", rank = 2) : float[B, 6]',
+    ),
     source="Loom; SN-Net",
 )
 def stitch(
@@ -34,7 +40,7 @@ def stitch(
     bias_in: torch.Tensor | None = None,
     form: str = "linear",
 ) -> torch.Tensor:
-    """x: [*S, i] -> [*S, out]; W x + b, or W gelu(V x + c) + b with (i + out) // 2 hidden (mlp), or W (V x) + b with `rank` hidden (low-rank)."""
+    """x: [*S, i] -> [*S, out]; y = W x + b, or W gelu(V x + c) + b with (i + out) // 2 hidden (mlp), or W (V x) + b (low-rank)."""
     if form == "linear":
         return F.linear(x, weight, bias)
     hidden = F.linear(x, weight_in, bias_in)

@@ -310,7 +310,7 @@ def _flatten_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]
     first, final = axis_at(names["axis"], len(shape), shape), axis_at(names["stop"], len(shape), shape)
     if first > final:
         raise Misfit("E0202", f"`flatten` from axis {first} to axis {final} holds no axis", 0)
-    return (Type(types[0].dtype, shape[:first] + (product(shape[first : final + 1]),) + shape[final + 1 :]),)
+    return (Type(types[0].dtype, (*shape[:first], product(shape[first : final + 1]), *shape[final + 1 :])),)
 
 
 @brick(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
+    from torch import Tensor
 else:
 
     class _Lazy:
@@ -19,6 +20,7 @@ else:
 
     torch = _Lazy()
     F = _Lazy()
+    Tensor = Any  # for annotations alone
 
 
 def load() -> None:
@@ -32,4 +34,4 @@ def load() -> None:
     register()
 
 
-__all__ = ["F", "load", "torch"]
+__all__ = ["F", "Tensor", "load", "torch"]

@@ -68,7 +68,7 @@ def _interpret(graph: Any, weights: Any, inputs: Any, options: dict[str, Any]) -
 
 def _line(record: Any) -> None:
     shape = "x".join(map(str, record.shape)) or "scalar"
-    figures = "" if record.mean is None else f"  mean {record.mean: .3e}  std {record.deviation or 0:.3e}  min {record.low: .3e}  max {record.high: .3e}"
+    figures = "" if record.mean is None else f"  mean {record.mean: .3e}  std {record.deviation or 0:.3e}  min {record.minimum: .3e}  max {record.maximum: .3e}"
     bad = f"  {record.not_finite} not finite" if record.not_finite else ""
     click.echo(f"{record.seconds * 1e6:9.1f} us  {record.path}  {record.op}  {shape}{figures}{bad}")
 

@@ -12,7 +12,8 @@ from ..lang import syntax as s
 from ..lang.diagnostic import GraphirError, Label
 from ..lang.source import Span
 from .errors import misfit
-from .names import dim_names, free_names
+from .names import children, dim_names, free_names
+from .project import Module
 from .run import Run
 from .scope import Env, Scope
 from .values import POISON, BlockBrick, Brick, Poisoned, Shared, describe
@@ -49,7 +50,7 @@ def _ports(run: Run, brick: BlockBrick, inputs: tuple[Value, ...], at: At) -> di
 def bind(run: Run, brick: BlockBrick, tensors: dict[str, Value], scope: Scope, at: At) -> dict[str, Any]:
     """Config (given, or by default) and what the ports bind. A default that needs no port's width is known before matching."""
     block, header = brick.block, brick.block.header
-    names: dict[str, Any] = dict(brick.args)
+    names: dict[str, Any] = constants(run, brick.module, block) | dict(brick.args)
     late = late_defaults(run, block)
     for formal in header.formals:
         if formal.name not in names and formal.name not in late:
@@ -66,6 +67,28 @@ def bind(run: Run, brick: BlockBrick, tensors: dict[str, Value], scope: Scope, a
     for port in header.ports:
         names[port.name] = tensors[port.name]
     return names
+
+
+def constants(run: Run, module: Module, block: s.Block) -> dict[str, Any]:
+    """Values of the file's params and lets, and of imported ones (`host.vocab`), that the widths of a header mention."""
+    found: dict[str, Any] = {}
+    formals = {f.name for f in block.header.formals}
+    for port in (*block.header.ports, *block.header.results):
+        for dim in port.type.dims:
+            if isinstance(dim, s.Rest):
+                continue
+            for name in free_names(dim, frozenset(formals)):
+                if isinstance(module.items.get(name.id), s.Param | s.Let):
+                    found[name.id] = run.evaluate(run, name, Env({}, module))
+            for attribute in _attributes(dim):
+                found[f"{attribute.value.id}.{attribute.name}"] = run.evaluate(run, attribute, Env({}, module))  # type: ignore[union-attr]
+    return found
+
+
+def _attributes(expr: s.Expr) -> list[s.Attribute]:
+    if isinstance(expr, s.Attribute) and isinstance(expr.value, s.Name):
+        return [expr]
+    return [a for child in children(expr) for a in _attributes(child)]
 
 
 def _default(run: Run, formal: s.Formal, brick: BlockBrick, env: Env, at: At) -> Any:

@@ -73,9 +73,11 @@ def resolve(run: Run, module: Module, name: str, span: Span, env: Env | None = N
         return module.imports[name]
     if not module.library and (item := library().find(name)) is not None:
         return module_value(run, library(), name, item)
+    if name in FORMS:
+        return Builtin(name)
     if (declaration := REGISTRY.get(name)) is not None:
         return Primitive(declaration)
-    if name in FUNCTIONS or name in FORMS:
+    if name in FUNCTIONS:
         return Builtin(name)
     known = [*(env.visible() if env else ()), *known_names(module)]
     raise run.fail("E0301", f"`{name}` is not known", span, scope=env.scope if env else None, help=nearest(name, known))
@@ -141,6 +143,8 @@ def _binary(run: Run, expr: s.Binary, env: Env) -> Any:
         return condition(run, expr.right, env) if left == (expr.op == "and") else left
     left = settle(run, evaluate(run, expr.left, env), expr.left, env)
     right = settle(run, evaluate(run, expr.right, env), expr.right, env)
+    if expr.op in ("==", "!=") and (left is None or right is None):
+        return ((left is None) == (right is None)) == (expr.op == "==")
     if tensor(left) or tensor(right):
         return _tensor_arithmetic(run, expr, left, right, env)
     return _scalar(run, expr.op, left, right, expr, env)
@@ -317,6 +321,8 @@ def _call(run: Run, expr: s.Call, env: Env) -> Any:
     match callee:
         case Builtin(name=name) if name in FUNCTIONS:
             return _function_call(run, name, expr, env)
+        case Primitive(called=False) if callee.name in FUNCTIONS and any(a.name is None for a in expr.arguments):
+            return _function_call(run, callee.name, expr, env)  # `sqrt(d)` computes; `x -> sqrt` is the brick
         case Builtin(name="filter"):
             return make_filter(run, expr, None, env)
         case Builtin(name=name):

@@ -15,7 +15,7 @@ from ..lang.diagnostic import Diagnostic, GraphirError, Label, nearest
 from ..lang.limits import DEFAULT, Limits
 from ..lang.parser import parse_expression
 from ..lang.source import Source
-from .blocks import check_result, execute, late_defaults
+from .blocks import check_result, constants, execute, late_defaults
 from .expressions import evaluate
 from .names import check_names
 from .project import Module
@@ -117,11 +117,13 @@ def _instantiate(run: Run, module: Module, block: s.Block, params: Mapping[str, 
     scope = Scope()
     names: dict[str, Any] = {}
     env = Env(names, module)
+    fixed = constants(run, module, block)
     if (late := late_defaults(run, block)):
         first = next(f for f in header.formals if f.name in late)
         raise run.fail("E0406", f"`{first.name}` depends on the inputs, but a model's parameters come first", first.span)
     for formal in header.formals:
         names[formal.name] = _parameter(run, formal, header, params, env)
+    names |= {n: v for n, v in fixed.items() if n not in names}
     inputs = _inputs(run, header, names)
     config = {k: v for k, v in names.items() if k in {f.name for f in header.formals}}
     for name, value in inputs:
@@ -161,7 +163,7 @@ def _parameter(run: Run, formal: s.Formal, header: s.Header, params: Mapping[str
     return value
 
 
-def _inputs(run: Run, header: s.Header, names: Mapping[str, Any]) -> tuple[tuple[str, Value], ...]:
+def _inputs(run: Run, header: s.Header, names: dict[str, Any]) -> tuple[tuple[str, Value], ...]:
     """The model's inputs. Capitalized dims are runtime names; lower-case ones are parameters."""
     from ..ir.scalar import evaluate as evaluate_dim
     from ..ir.scalar import is_dim
@@ -197,7 +199,7 @@ def _inputs(run: Run, header: s.Header, names: Mapping[str, Any]) -> tuple[tuple
     # runtime names can be used in the body, as dims
     for name, value in known.items():
         if name not in names:
-            names[name] = value  # type: ignore[index]
+            names[name] = value
     return tuple(inputs)
 
 

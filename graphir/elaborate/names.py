@@ -152,7 +152,7 @@ def free_names(expr: s.Expr | None, bound: frozenset[str]) -> Iterator[s.Name]:
                 yield from free_names(edit.value, bound | {"site"})
                 yield from _index_names(edit.path, bound)
         case _:
-            for child in _children(expr):
+            for child in children(expr):
                 yield from free_names(child, bound)
 
 
@@ -163,7 +163,7 @@ def _index_names(path: s.Expr, bound: frozenset[str]) -> Iterator[s.Name]:
         path = path.value  # type: ignore[union-attr]
 
 
-def _children(expr: s.Expr) -> tuple[s.Expr, ...]:
+def children(expr: s.Expr) -> tuple[s.Expr, ...]:
     match expr:
         case s.Unary(operand=a):
             return (a,)

@@ -39,7 +39,7 @@ def to_networkx(graph: Graph) -> networkx.MultiDiGraph:
         add("input", "input", name, values=(value,))
     for node in graph.nodes:
         path, frames, _, backend = node.where
-        number = add("node", node.op, path=path, frames=frames, backend=backend, attrs=node.attrs, weights=node.weights, values=node.outputs)
+        number = add("node", node.op, "", path, frames, backend, node.attrs, node.weights, node.outputs)
         for port, value in enumerate(node.inputs):
             connect(value, number, port)
     for kind, results in (("output", graph.outputs), ("aux", graph.aux)):

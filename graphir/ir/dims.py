@@ -19,6 +19,7 @@ from typing import TypeAlias, Union
 
 MAX_COEFFICIENT = 2**256
 MAX_ATOMS = 4096  # in one dim, those inside quotients and extrema counted
+MAX_DEGREE = 32  # factors in one product
 MAX_DEPTH = 32  # quotients and extrema inside each other
 
 
@@ -101,6 +102,8 @@ class Poly:
         out: dict[Monomial, int] = {}
         for left, a in self.terms:
             for right, b in other.terms:
+                if len(left) + len(right) > MAX_DEGREE:
+                    raise OverflowError("a product of dims has too many factors")
                 monomial = tuple(sorted(left + right, key=str))
                 out[monomial] = out.get(monomial, 0) + a * b
         return _make(out)

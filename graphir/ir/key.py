@@ -171,7 +171,7 @@ class _Renaming:
             if str(dim).isidentifier():
                 self.add(str(dim))
         for dim in dims:
-            for name in sorted(free_names(dim) - set(self.names), key=lambda name: (self._seen_from(dim, name), name)):  # noqa: B023
+            for name in sorted(free_names(dim) - set(self.names), key=lambda name: (self._seen_from(dim, name), name)):
                 self.add(name)
         self.texts: dict[int, bytes] = {}
 
@@ -191,9 +191,11 @@ class _Renaming:
         return found
 
     def attrs(self, attrs: Attrs) -> list[tuple[str, str]]:
-        return sorted([(name, write(len(value) if name == "branches" and isinstance(value, tuple) else self.value(value))) for name, value in attrs.items()])
+        return sorted([(name, write(self.value(value, name == "branches"))) for name, value in attrs.items()])
 
-    def value(self, value: Any) -> Any:
+    def value(self, value: Any, names_only: bool = False) -> Any:
+        if names_only and isinstance(value, tuple):
+            return len(value)
         if isinstance(value, Poly):
             return self.dim(value)
         return tuple(map(self.value, value)) if isinstance(value, tuple) else value

@@ -248,6 +248,8 @@ def evaluate(expr: s.Expr, names: Mapping[str, Any], facts: Facts | None = None)
             if name not in names:
                 raise ScalarError("E0301", f"`{name}` is not known here")
             return names[name]
+        case s.Attribute(value=s.Name(id=module), name=name) if f"{module}.{name}" in names:
+            return names[f"{module}.{name}"]
         case s.Unary(op="-", operand=operand):
             return binary("-", 0, evaluate(operand, names, facts), facts)
         case s.Unary(operand=operand):

@@ -48,7 +48,8 @@ def _diagnostics(graph: Graph, problems: list[Problem]) -> Iterable[Diagnostic]:
         start = max(0, place - WINDOW)
         window = [f"{'>' if i == place else ' '} {line}" for i, line in enumerate(lines[start : place + WINDOW + 1], start)]
         node = graph.nodes[place]
-        yield Diagnostic("E0903", f"node {place} (`{node.op}` at `{node.where.path}`): {message}", node.where.span, notes=("\n".join(window),))
+        where = f"node {place} (`{node.op}` at `{node.where.path}`)"
+        yield Diagnostic("E0903", f"{where}: {message}", node.where.span, notes=("\n".join(window),))
 
 
 def _show(attrs: Mapping[str, Any]) -> str:
@@ -170,7 +171,8 @@ def _branches(declaration: Any, node: Node) -> list[str]:
     kind = getattr(declaration, "kind", "brick")
     if kind not in ("fork", "filter", "join") or (branches is None and kind == "join"):
         return []
-    if not isinstance(branches, tuple) or not all(isinstance(b, str) and is_name(b) for b in branches) or len(set(branches)) != len(branches):
+    named = isinstance(branches, tuple) and all(isinstance(b, str) and is_name(b) for b in branches)
+    if not isinstance(branches, tuple) or not named or len(set(branches)) != len(branches):
         return [f"`branches` of a {kind} are distinct names, not {branches!r}"]
     counts = {
         "fork": (len(node.inputs) == 1 and len(node.outputs) == len(branches), f"one input and {len(branches)} results"),
@@ -178,7 +180,8 @@ def _branches(declaration: Any, node: Node) -> list[str]:
         "join": (len(node.inputs) == len(branches) + len(node.attrs.get("given") or ()), f"{len(branches)} inputs"),
     }
     fits, wanted = counts[kind]
-    return [] if fits else [f"a {kind} of {len(branches)} branches has {wanted}, not {len(node.inputs)} inputs and {len(node.outputs)} results"]
+    held = f"{len(node.inputs)} inputs and {len(node.outputs)} results"
+    return [] if fits else [f"a {kind} of {len(branches)} branches has {wanted}, not {held}"]
 
 
 def _weights(node: Node, wanted: Mapping[str, tuple[int, ...]] | None, graph: Graph) -> Iterable[str]:

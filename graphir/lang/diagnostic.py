@@ -53,7 +53,8 @@ class EnvironmentProblem(Exception):
 
 def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """Help lines that suggest what a misspelt name may have meant."""
-    close = get_close_matches(name, list(known), n=3, cutoff=0.6)
+    known = list(dict.fromkeys(known))
+    close = get_close_matches(name, known, n=3, cutoff=0.6)
     if not close:
         folded = {k.lower().replace("_", ""): k for k in known}
         hit = folded.get(name.lower().replace("_", ""))

@@ -309,8 +309,8 @@ class _Layout:
             return None
         place = chosen[0]
         stage = tree.stages[place]
-        outside = [i for i in self._between(tree.span.start, tree.span.end) if not stage.span.start <= self.starts[i] < stage.span.end]
-        if outside or self._stiff(stage.callee):
+        slotted = [self.starts[i] for i in self._between(tree.span.start, tree.span.end) if i in self.slotted]
+        if any(not stage.span.start <= at < stage.span.end for at in slotted) or self._stiff(stage.callee):
             return None
         texts = [self.flat(t, POSTFIX) for t in tree.stages]
         before = "".join(f"{t} {a} " for t, a in zip(texts[:place], tree.arrows))

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import graphviz
 
 from ..ir.graph import Graph
+from .boxes import LABEL, NOTE, TITLE, Box, Cluster, Picture, measure
 from .format import clean
-from .picture import LABEL, NOTE, TITLE, Box, Cluster, Picture, measure, picture
+from .picture import picture
 
 FONT = "Helvetica"
 HEAD = 13.0
@@ -23,10 +24,13 @@ def dot(graph: Graph, depth: int | str | None = None, fold: bool = True, title: 
 
 def source(drawn: Picture) -> str:
     """DOT source of a picture."""
+    labelled = any(edge.label for edge in drawn.edges)  # a label takes a rank of its own
     out = graphviz.Digraph(
         graph_attr={
-            "bgcolor": "transparent", "rankdir": "TB", "nodesep": "0.22", "ranksep": "0.14" if any(edge.label for edge in drawn.edges) else "0.24", "pad": "0.1", "margin": "0", "fontname": FONT,
-            "label": _text(f"{drawn.title}   {drawn.subtitle}"), "labelloc": "t", "labeljust": "l", "fontsize": str(HEAD), **_effort(drawn),
+            "bgcolor": "transparent", "rankdir": "TB", "nodesep": "0.22", "ranksep": "0.14" if labelled else "0.24", "pad": "0.1",
+            "label": _text(f"{drawn.title}   {drawn.subtitle}"), "labelloc": "t", "labeljust": "l", "fontname": FONT, "fontsize": str(HEAD),
+            "margin": "0",
+            **_effort(drawn),
         },
         node_attr={"fixedsize": "true", "fontname": FONT, "fontsize": str(NOTE), "margin": "0"},
         edge_attr={"fontname": FONT, "fontsize": str(LABEL), "arrowsize": "0.5", "color": "#8a8f98", "fontcolor": "#6b7280"},
@@ -59,7 +63,7 @@ def _fill(out: graphviz.Digraph, cluster: Cluster | None, inside: dict[Cluster |
     for inner in inside[cluster][0]:
         with out.subgraph(name=inner.key) as sub:
             sub.attr(
-                label=_text(_blank(inner)), labeljust="l", style="rounded", color="#c3c8d0", margin="8", fontsize=str(TITLE), id=inner.key,
+                label=_text(_blank(inner)), labeljust="l", style="rounded", color="#c3c8d0", margin="11", fontsize=str(TITLE), id=inner.key,
                 tooltip=_text(inner.tooltip),
             )
             _fill(sub, inner, inside)

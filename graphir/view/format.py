@@ -10,21 +10,21 @@ from ..ir.graph import Node
 from ..ir.scalar import show
 from ..ir.types import Type
 
-HIDDEN = {"branches", "given", "init", "open"}
+HIDDEN = {"branches", "given", "init", "open", "sizes"}
 _POWERS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def human(number: int | float, letters: str = "KMGTP") -> str:
+def human(number: int | float, letters: str = "KMGTPE") -> str:
     """Three digits and a letter: 1.23M. Exact below a thousand."""
     if abs(number) < 1000:
         return str(number)
-    for letter in letters:
-        number /= 1000
-        if abs(number) < 999.5:
-            break
+    power = 1
+    while abs(number) >= 999.5 * 1000**power and power < len(letters):
+        power += 1
+    number /= 1000**power
     digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
     text = f"{number:.{digits}f}"
-    return (text.rstrip("0").rstrip(".") if digits else text) + letter
+    return (text.rstrip("0").rstrip(".") if digits else text) + letters[power - 1]
 
 
 def parameters(number: int) -> str:
@@ -83,7 +83,7 @@ def shapes(types: Iterable[Type], sizes: Mapping[str, int] | None = None, facts:
 def config(node: Node, defaults: Mapping[str, Any]) -> list[str]:
     """The attributes of a node that say something: not the defaults, not what the wiring shows already."""
     return [
-        f"{name}={_value(value)}"
+        _value(value) if name == "pattern" else f"{name}={_value(value)}"
         for name, value in node.attrs.items()
         if name not in HIDDEN and value is not None and not (name in defaults and same(defaults[name], value))
     ]

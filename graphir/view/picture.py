@@ -1,7 +1,7 @@
 """What a picture of a graph shows: boxes, clusters and edges, with their texts and sizes, before any layout.
 
 Scopes to a depth become clusters, deeper ones single boxes; repeats are drawn once and bear how often they stand. Nothing
-here depends on the layout engine: text is measured with the widths of Helvetica, which the picture's font stack shares.
+here depends on the layout engine.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..bricks.declare import REGISTRY
@@ -17,106 +16,13 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.types import Type
 from ..lang import syntax as s
 from . import format as f
+from .boxes import Box, Cluster, Edge, Picture
 from .scopes import Fold, Part, Piece, contents, relative, tree
 from .shared import Mark, Sharing
 from .style import FAMILIES
 
 MOST_BOXES = 150
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "concat": "‖", "mean": "μ", "max": "max", "stack": "≡", "gate": "σ"}
-TITLE, NOTE, LABEL = 11.0, 9.0, 8.0
-PADDING = 9.0
-_WIDTHS = {222: "ijl", 278: " !,./:;I[]\\ft·", 333: "()-`r", 389: "*", 500: "Jckvsxyz", 667: "&ABEKPSVXY", 722: "CDHNRUw", 778: "GOQ", 833: "Mm", 889: "%", 944: "W"}
-_WIDTH = {letter: width for width, letters in _WIDTHS.items() for letter in letters}
-
-
-def measure(text: str, size: float, bold: bool = False) -> float:
-    """Points that a text takes in Helvetica; letters outside its table are taken as wide."""
-    units = sum(_WIDTH.get(c, 584 if c < "\u2e80" else 1000) for c in text)
-    return units * size * (1.08 if bold else 1.0) / 1000
-
-
-@dataclass(eq=False)
-class Frame:
-    """What boxes and clusters have in common: an id, words, and where it stands."""
-
-    key: str
-    ident: str
-    cluster: Cluster | None
-    kind: str
-    title: str
-    name: str = ""
-    note: str = ""
-    count: int = 1
-    backend: str = ""
-    marks: tuple[Mark, ...] = ()
-    tooltip: str = ""
-
-    def words(self) -> Iterator[tuple[str, str, float]]:
-        """The pieces of the first line: class, text, width."""
-        yield "t", self.title, measure(self.title, TITLE, True)
-        if self.name and not any(mark.name == self.name for mark in self.marks):
-            yield "m", self.name, measure(self.name, TITLE)
-        for mark in self.marks[:3]:
-            yield "mark", mark.name, 10 + measure(f.clip(mark.name, 20), NOTE)
-        if self.backend:
-            yield "tag", self.backend, 8 + measure(self.backend, LABEL)
-        if self.count > 1:
-            yield "count", f"×{self.count}", measure(f"×{self.count}", TITLE, True)
-
-    def line(self) -> float:
-        """The width of the first line."""
-        widths = [width for _, _, width in self.words()]
-        return sum(widths) + 5 * (len(widths) - 1)
-
-
-@dataclass(eq=False)
-class Cluster(Frame):
-    """An open scope, or a repeated stretch of siblings."""
-
-
-@dataclass(eq=False)
-class Box(Frame):
-    """A node or a closed scope. `shape` is one of rect, pill, circle, point, hexagon, stitch."""
-
-    shape: str = "rect"
-    width: float = 0.0
-    height: float = 0.0
-
-    def fit(self) -> Box:
-        """The box, as large as its words."""
-        if self.shape == "point":
-            self.width = self.height = 7
-        elif self.shape == "circle":
-            self.width = self.height = max(18.0, 8 + measure(self.title, TITLE))
-        else:
-            extra = {"hexagon": 14, "stitch": 8, "pill": 6}.get(self.shape, 0)
-            self.width = max(self.line(), measure(self.note, NOTE)) * 1.04 + 2 * PADDING + extra
-            self.height = 32.0 if self.note else 21.0
-        return self
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Edge:
-    key: str
-    ident: str
-    source: Box
-    target: Box
-    label: str
-    kind: str
-    tooltip: str
-    weight: int
-
-
-@dataclass
-class Picture:
-    """All that is drawn."""
-
-    title: str
-    subtitle: str
-    boxes: list[Box] = field(default_factory=list)
-    clusters: list[Cluster] = field(default_factory=list)
-    edges: list[Edge] = field(default_factory=list)
-    marks: list[str] = field(default_factory=list)
 
 
 def picture(graph: Graph, depth: int | str | None = None, fold: bool = True, title: str | None = None) -> Picture:
@@ -174,7 +80,8 @@ class _Painter:
     def __init__(self, graph: Graph, root: Part, depth: int, title: str | None):
         self.graph, self.root, self.depth = graph, root, depth
         self.sharing = Sharing(graph)
-        self.out = Picture(graph.name if title is None else title, f"{f.parameters(graph.parameters)} parameters" if graph.parameters else "")
+        size = f"{f.parameters(graph.parameters)} parameters" if graph.parameters else ""
+        self.out = Picture(graph.name if title is None else title, size)
         self.home: dict[Node, Box] = {}
         self.stands_for: dict[Node, Node] = {}
         self.idents: dict[str, int] = {}
@@ -237,8 +144,9 @@ class _Painter:
         backend = _backend(piece)
         shown = backend if backend != (parent.backend if parent else "") else ""
         cluster = Cluster(
-            f"cluster_{len(self.out.clusters)}", self._ident("scope", piece.path), parent, "scope", title, name, f.parameters(size) if size else "",
-            piece.count if isinstance(piece, Fold) else 1, shown, (mark,) if mark else (), _about_scope(piece, size),
+            f"cluster_{len(self.out.clusters)}", self._ident("scope", piece.path), parent, "scope", title, name,
+            note=f.parameters(size) if size else "", count=piece.count if isinstance(piece, Fold) else 1, backend=shown,
+            marks=(mark,) if mark else (), tooltip=_about_scope(piece, size),
         )
         self.out.clusters.append(cluster)
         return cluster
@@ -256,7 +164,7 @@ class _Painter:
             box = self._node(nodes[0], piece, part, base, params)
         else:
             title, name = _names(piece, part, base)
-            box = Box("", "", None, "scope", title, name, params, tooltip=_about_scope(piece, size))
+            box = Box("", "", None, "scope", title, name, params and f"{params} params", tooltip=_about_scope(piece, size))
         box.key, box.ident, box.cluster = f"n{len(self.out.boxes)}", self._ident("node", piece.path), cluster
         box.count, box.marks, box.backend = count, marks, shown
         if box.shape in ("circle", "point") and (count > 1 or shown):
@@ -278,8 +186,8 @@ class _Painter:
             return Box("", "", None, kind, symbol, shape="circle", tooltip=tooltip)
         title, name, note = node.op, _own_name(piece, part, node, base), " ".join(settings[:3])
         if kind == "stitch":
-            title, note = f"{_last(node.inputs)} → {_last(node.outputs)}", str(node.attrs.get("form", ""))
-        note = f.clip(note, 34) + (" · " if note and params else "") + params
+            title, name, note = f"{_last(node.inputs)} → {_last(node.outputs)}", "", str(node.attrs.get("form", ""))
+        note = f"{f.clip(note, 34)} · {params}" if note and params else f.clip(note, 34) or params and f"{params} params"
         shape = {"filter": "hexagon", "stitch": "stitch"}.get(kind, "rect")
         if kind == "brick":
             family = FAMILIES.get(declaration.file.rpartition(".")[2], "") if declaration else ""
@@ -324,18 +232,11 @@ class _Painter:
         kind = "edge"
         if node is not None and node.op == "filter" and target.kind == "filter":
             kind = "edge router" if port == 0 else "edge"
-            label = _branch(node, port - 1) or label
-        elif value.node is not None and source.kind == "fork":
-            label = _branch(value.node, value.node.outputs.index(value)) or label
+            names = node.attrs.get("branches", ())
+            label = f.clip(str(names[port - 1]), 20) if 0 < port <= len(names) else label
         tooltip = f"{value.type}\n{source.ident.partition('-')[2]} → {target.ident.partition('-')[2]}"
         ident = self._ident("edge", f"{source.ident}--{target.ident}")
         self.out.edges.append(Edge(f"e{len(self.out.edges)}", ident, source, target, label, kind, tooltip, weight))
-
-
-def _branch(node: Node, index: int) -> str:
-    """The name of a branch of a fork or filter, where it has one."""
-    names = node.attrs.get("branches", ())
-    return f.clip(str(names[index]), 20) if 0 <= index < len(names) else ""
 
 
 def _ranks(wires: Iterable[tuple[Box, Box, Value]]) -> dict[Box, int]:
@@ -374,8 +275,10 @@ def _names(piece: Piece, part: Part | None, base: str) -> tuple[str, str]:
     if part is None:
         return f.clip(relative(piece.path, base), 28), ""
     name = relative(piece.path if part.name.isdigit() else part.path, base)
-    if not part.frame or part.frame in (name, part.name):
+    if not part.frame or part.frame == "pipe":
         return f.clip(name, 28), ""
+    if re.fullmatch(rf"{re.escape(part.frame)}(_\d+)?", name):
+        return f.clip(part.frame, 28), ""
     return f.clip(part.frame, 28), f.clip(name, 24)
 
 

@@ -8,6 +8,7 @@ costs nothing. Runs are periodic too: `([m] * 7 + [s]) * 6` folds to `(m x7, s) 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -176,6 +177,10 @@ class _Folder:
         self.parts, self.made = parts, made
         self.stems = [_stem(part) for part in parts]
         self._runs: dict[int, list[int]] = {}
+        self._users: dict[str, list[int]] = {}
+        for i, part in enumerate(parts):
+            for name in part.weights:
+                self._users.setdefault(name, []).append(i)
 
     def fold(self, start: int, stop: int) -> list[Piece]:
         """The siblings with repeats folded: at each place the stretch that covers most, the shortest period first."""
@@ -223,7 +228,9 @@ class _Folder:
         for k in range(1, times):
             here = range(at + (k - 1) * period, at + k * period)
             steps = [step for i in here for step in self._steps(i, i + period, at, period)]
-            if "stray" in steps or (k > 1 and not all(map(_continues, first, steps))):
+            pairs = {pair for i in here for pair in zip(self.parts[i].weights, self.parts[i + period].weights)}
+            one_to_one = len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+            if not one_to_one or "stray" in steps or (k > 1 and not all(map(_continues, first, steps))):
                 return k
             first = steps
         return times
@@ -241,7 +248,16 @@ class _Folder:
             else:
                 yield "stray"
         for a, b in zip(self.parts[old].weights, self.parts[new].weights):
-            yield "shared" if a == b else "fresh"
+            if a == b:
+                yield "shared"
+            else:
+                yield "stray" if self._used(b, at, new - (new - at) % period) else "fresh"
+
+    def _used(self, name: str, start: int, stop: int) -> bool:
+        """Whether a child from `start` to before `stop` uses this weight."""
+        users = self._users[name]
+        place = bisect_left(users, start)
+        return place < len(users) and users[place] < stop
 
     def _maker(self, value: Value, at: int) -> tuple[int, int] | None:
         """Which child gives a value, None where that is outside the run that starts at `at`."""

@@ -46,7 +46,7 @@ def css(theme: str = "auto") -> str:
     base = (
         f".gi text{{font-family:{FONTS};font-size:11px}}.gi .t{{font-weight:bold}}.gi .note,.gi .mark{{font-size:9px}}"
         ".gi .shape,.gi .tag{font-size:8px}.gi .count{font-weight:bold}.gi .head{font-size:13px;font-weight:bold}"
-        ".gi .box{stroke-width:1}.gi .cluster{stroke-width:1}.gi .edge path{fill:none;stroke-width:1}.gi .router path{stroke-dasharray:4 2.5}"
+        ".gi .box,.gi .cluster{stroke-width:1}.gi .edge path{fill:none;stroke-width:1}.gi .router path{stroke-dasharray:4 2.5}"
         ".gi .again{stroke-dasharray:4 2.5}.gi .stitch .box{stroke-width:1.4}.gi .tagbox{fill:none;stroke-width:.7}"
     )
     if theme != "auto":
@@ -58,7 +58,8 @@ def _rules(dark: bool) -> str:
     pick = int(dark)
     out = [f".gi .{kind} .box{{fill:{pair[pick][0]};stroke:{pair[pick][1]}}}" for kind, pair in PALETTE.items()]
     out += [f".gi .{kind}{{fill:{pair[pick]}}}" for kind, pair in INKS.items()]
-    out += [f".gi .{kind} path{{stroke:{pair[pick]}}}.gi .{kind} polygon{{fill:{pair[pick]}}}" for kind, pair in LINES.items() if kind != "cluster"]
+    for kind in ("edge", "router"):
+        out.append(f".gi .{kind} path{{stroke:{LINES[kind][pick]}}}.gi .{kind} polygon{{fill:{LINES[kind][pick]}}}")
     out += [f".gi .c{i}{{fill:{pair[pick]}}}" for i, pair in enumerate(CLUSTERS)]
     out.append(f".gi .cluster{{stroke:{LINES['cluster'][pick]}}}")
     out.append(f".gi .head{{fill:{INKS['t'][pick]}}}.gi .tagbox{{stroke:{INKS['tag'][pick]}}}")

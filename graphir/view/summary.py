@@ -16,13 +16,13 @@ from typing import Any
 
 from ..bricks.declare import REGISTRY
 from ..ir.dims import Dim
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph, Node, Value
 from . import format as f
 from .costs import BYTES, call_of, flops_of, state_of, total
 from .scopes import Fold, Part, Piece, contents, postorder, relative, tree
 from .shared import Sharing
 
-COLUMNS = ("Layer", "Brick", "Output", "Parameters", "FLOPs", "State")
+COLUMNS = ("Layer", "Brick", "Output", "Parameters", "FLOPs", "State bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,9 @@ class Summary:
             ("Trainable", f"{self.trainable:,}") if self.frozen else None,
             ("Frozen", f"{self.frozen:,}") if self.frozen else None,
             ("Buffers", f"{self.buffers:,}") if self.buffers else None,
-            ("Weights (float32)", f"{f.human(self.weight_bytes)}B"),
+            ("Weights (float32)", f"{f.human(self.weight_bytes)} bytes"),
             ("FLOPs", f.cost(self.flops)),
-            ("State (float32)", _bytes(self.state_bytes)) if self.state_bytes != 0 else None,
+            ("State (float32)", f"{f.cost(self.state_bytes)} bytes") if self.state_bytes != 0 else None,
             ("Stitches", str(self.stitches)) if self.stitches else None,
             *(("Requires", text) for text in self.preconditions),
         ]
@@ -153,7 +153,7 @@ class Summary:
         return [
             (
                 lead + row.name + (f" ×{row.repeat}" if row.repeat > 1 else ""), row.brick, row.output, _parameters(row),
-                f.cost(row.flops) if row.flops != 0 else "", _bytes(row.state_bytes) if row.state_bytes != 0 else "",
+                f.cost(row.flops) if row.flops != 0 else "", f.cost(row.state_bytes) if row.state_bytes != 0 else "",
             )
             for lead, row in zip(_branches([row.depth for row in rows]), rows)
         ]
@@ -193,7 +193,7 @@ class Summary:
 
         table = Table(title=Text(self.title()), title_justify="left", box=None, pad_edge=False, header_style="bold")
         for i, name in enumerate(COLUMNS):
-            table.add_column(name, justify="right" if i > 2 else "left", no_wrap=i == 0, style=("", "cyan", "dim")[min(i, 2)] if i < 3 else "")
+            table.add_column(name, justify="right" if i > 2 else "left", no_wrap=i == 0, style={1: "cyan", 2: "dim"}.get(i, ""))
         for row in self.cells(depth):
             table.add_row(*map(Text, row))
         below = Table.grid(padding=(0, 2))
@@ -249,10 +249,16 @@ class _Rows:
         alone = count == 1 and last.node is not None
         node = last.node if alone else None
         return Row(
-            piece.path, relative(piece.path, base), _kind(node), f"({count} bricks)" if count > 1 else last.frame, len(copies), depth,
-            f.shapes([v.type for v in last.gives], self.sizes, self.graph.facts), sum(self.parameters[p] for p in parts), self._shared(last, node) if count == 1 else (),
+            piece.path, relative(piece.path, base), _kind(node), f"({count} places)" if count > 1 else last.frame, len(copies), depth,
+            f.shapes([v.type for v in self._given(last)], self.sizes, self.graph.facts), sum(self.parameters[p] for p in parts),
+            self._shared(last, node) if count == 1 else (),
             _add(self.flops[p] for p in parts), _add(self.state[p] for p in parts),
         )
+
+    def _given(self, part: Part) -> list[Value]:
+        """What a part gives the rest, auxiliary outputs apart."""
+        aside = {value for _, value in self.graph.aux if self.graph.uses[value] == 1 or part.node is None}
+        return [value for value in part.gives if value not in aside] or list(part.gives)
 
     def _shared(self, part: Part, node: Node | None) -> tuple[str, ...]:
         """The weights of a node, or the name of a scope's, that earlier rows have counted."""
@@ -287,11 +293,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value if isinstance(value, int | str) else str(value)
-
-
-def _bytes(count: Dim) -> str:
-    text = f.cost(count)
-    return f"{text} B" if " " in text or "·" in text else f"{text}B"
 
 
 def _parameters(row: Row) -> str:

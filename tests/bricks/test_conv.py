@@ -15,14 +15,16 @@ from graphir.ir.graph import Attrs
 from graphir.ir.types import Type
 
 CONFIGS = list(itertools.product((1, 2, 3), (1, 2), (0, 1), (1, 2)))
+NAMES = [("conv1d", "9"), ("conv2d", "9, 8"), ("depthwise_conv2d", "9, 8"), ("conv_transpose1d", "5"), ("conv_transpose2d", "5, 4")]
 
 
-@pytest.mark.parametrize("kernel, stride, padding, dilation", CONFIGS)
-@pytest.mark.parametrize("name, sizes", [("conv1d", "9"), ("conv2d", "9, 8"), ("depthwise_conv2d", "9, 8"), ("conv_transpose1d", "5"), ("conv_transpose2d", "5, 4")])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), CONFIGS)
+@pytest.mark.parametrize(("name", "sizes"), NAMES)
 def test_shapes_and_costs_are_torch_s(name, sizes, kernel, stride, padding, dilation):
     out = "" if name.startswith("depthwise") else "6, "
     extra = "" if name.startswith("depthwise") else ", groups = 2"
-    case = Case(f"{name}({out}kernel = {kernel}, stride = {stride}, padding = {padding}, dilation = {dilation}{extra}) : float[2, 4, {sizes}]")
+    config = f"kernel = {kernel}, stride = {stride}, padding = {padding}, dilation = {dilation}"
+    case = Case(f"{name}({out}{config}{extra}) : float[2, 4, {sizes}]")
     (type,) = case.declaration.infer(case.types, case.attrs, Facts())
     with FlopCounterMode(display=False) as counter:
         y = case.whole()
@@ -32,7 +34,8 @@ def test_shapes_and_costs_are_torch_s(name, sizes, kernel, stride, padding, dila
 
 def test_kernels_need_not_be_square():
     case = Case("conv2d(6, kernel = 1, kernel_width = 5, padding_width = 2) : float[2, 4, 8, 9]")
-    assert case.weights["weight"].shape == (6, 4, 1, 5) and case.whole().shape == (2, 6, 8, 9)
+    assert case.weights["weight"].shape == (6, 4, 1, 5)
+    assert case.whole().shape == (2, 6, 8, 9)
     plain = Case("conv2d(6, kernel = 3, padding = 1) : float[2, 4, 8, 9]")
     assert plain.whole().shape == (2, 6, 8, 9)
 

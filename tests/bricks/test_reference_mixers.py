@@ -71,7 +71,7 @@ def test_mamba2(chunk):
     m.close(linear(y, w["out_proj.weight"]), p + "mixer")
 
 
-@pytest.mark.parametrize("name, block", [("xlstm_mlstm", 0), ("xlstm_mlstm", 2), ("xlstm_7_1", 5)])
+@pytest.mark.parametrize(("name", "block"), [("xlstm_mlstm", 0), ("xlstm_mlstm", 2), ("xlstm_7_1", 5)])
 @pytest.mark.parametrize("form", ["parallel", "chunkwise", "recurrent"])
 def test_xlstm_mlstm(name, block, form):
     m, p = reference(name), f"xlstm_block_stack.blocks.{block}."
@@ -79,7 +79,8 @@ def test_xlstm_mlstm(name, block, form):
     u, z = linear(m.taps[f"hidden.{p}xlstm_norm"], w["proj_up.weight"]).chunk(2, -1)
     c = silu(depthwise_conv1d(u, w["conv1d.conv.weight"], w["conv1d.conv.bias"]))
     q, k, v = (headwise(t, w[f"{r}_proj.weight"]) for t, r in ((c, "q"), (c, "k"), (u, "v")))
-    i, f = (linear(torch.cat([q, k, v], -1), w[f"mlstm_cell.{g}.weight"], w[f"mlstm_cell.{g}.bias"]).transpose(1, 2) for g in ("igate", "fgate"))
+    gates = (linear(torch.cat([q, k, v], -1), w[f"mlstm_cell.{g}.weight"], w[f"mlstm_cell.{g}.bias"]) for g in ("igate", "fgate"))
+    i, f = (g.transpose(1, 2) for g in gates)
     h = mlstm(*(split_heads(t, 4) for t in (q, k, v)), i, f, form=form, chunk=4)
     h = layer_norm(h, (16,), None, None, m.eps).transpose(1, 2).flatten(2) * (1 + w["mlstm_cell.outnorm.weight"])
     m.close(linear((h + w["learnable_skip"] * c) * silu(z), w["proj_down.weight"]), p + "xlstm")
@@ -99,7 +100,7 @@ def test_slstm():
     m.close(linear(gelu(gate) * up, m.weights[p + "ffn.proj_down.weight"]), p + "ffn")
 
 
-@pytest.mark.parametrize("form, chunk", [("parallel", 64), ("chunkwise", 8), ("recurrent", 64)])
+@pytest.mark.parametrize(("form", "chunk"), [("parallel", 64), ("chunkwise", 8), ("recurrent", 64)])
 def test_xlstm_of_the_7b_form(form, chunk):
     m, p = reference("xlstm_hf"), "backbone.blocks.1."
     w = {k.removeprefix(p + "mlstm_layer."): v for k, v in m.weights.items() if k.startswith(p + "mlstm_layer.")}

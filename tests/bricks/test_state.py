@@ -7,24 +7,20 @@ import torch
 from mixing import Case
 from torch.nn.functional import logsigmoid, normalize
 
-import graphir.bricks.attention  # noqa: F401
-import graphir.bricks.conv  # noqa: F401
-import graphir.bricks.linear_attention  # noqa: F401
-import graphir.bricks.mlstm  # noqa: F401
-import graphir.bricks.positions  # noqa: F401
-import graphir.bricks.recurrent  # noqa: F401
-import graphir.bricks.rwkv  # noqa: F401
-import graphir.bricks.ssm  # noqa: F401
+import graphir.bricks.catalogue  # noqa: F401
 from graphir.bricks.declare import REGISTRY
 from graphir.ir.dims import Facts
 
 BELOW_ZERO = {"g": logsigmoid}
+UNIT = {"beta": torch.sigmoid, "k": lambda k: normalize(k, dim=-1)}
 QKV = "float[2, 3, 7, 4], float[2, 3, 7, 4], float[2, 3, 7, 6]"
 GATE = "float[2, 3, 7]"
 HEADS = {"q": 2, "k": 2, "v": 2, "r": 2, "i": 2, "f": 2, "g": 2, "w": 2, "beta": 2}
 TOKENS = {p: 1 for p in ("x", "i", "f", "z", "o", "a", "dt", "b", "c", "k", "v", "input_gate", "recurrent_gate")}
 
 # use, what makes its inputs valid, axis of time of each port
+X = "float[2, 7, 6]"
+ONE = "float[2, 7, 1, 6]"
 RECURRENT = [
     ("lstm(5) : float[2, 7, 4]", {}, TOKENS),
     ("lstm(5, bias = false) : float[2, 7, 4]", {}, TOKENS),
@@ -39,10 +35,10 @@ RECURRENT = [
     ("depthwise_conv1d(3, bias = false, dilation = 3) : float[2, 7, 5]", {}, TOKENS),
     ("fft_conv : float[2, 7, 4], float[9, 4]", {}, TOKENS),
     ("fft_conv : float[2, 7, 4], float[3, 4]", {}, TOKENS),
-    ("selective_scan : float[2, 7, 6], float[2, 7, 6], float[2, 7, 3], float[2, 7, 3]", {}, TOKENS),
-    ("selective_scan(skip = false, softplus = false) : float[2, 7, 6], float[2, 7, 6], float[2, 7, 3], float[2, 7, 3]", {"dt": torch.exp}, TOKENS),
+    (f"selective_scan : {X}, {X}, float[2, 7, 3], float[2, 7, 3]", {}, TOKENS),
+    (f"selective_scan(skip = false, softplus = false) : {X}, {X}, float[2, 7, 3], float[2, 7, 3]", {"dt": torch.exp}, TOKENS),
     ("ssd(chunk = 3) : float[2, 7, 4, 3], float[2, 7, 4], float[2, 7, 2, 6], float[2, 7, 2, 6]", {}, TOKENS),
-    ("ssd(dt_max = 0.5, skip = false, dt_bias = false) : float[2, 7, 4, 3], float[2, 7, 4], float[2, 7, 1, 6], float[2, 7, 1, 6]", {}, TOKENS),
+    (f"ssd(dt_max = 0.5, skip = false, dt_bias = false) : float[2, 7, 4, 3], float[2, 7, 4], {ONE}, {ONE}", {}, TOKENS),
     (f"mlstm : {QKV}, {GATE}, {GATE}", {}, HEADS),
     (f"mlstm(chunk = 3) : {QKV}, {GATE}, {GATE}", {"i": lambda x: 6 * x, "f": lambda x: 6 * x}, HEADS),
     (f'mlstm(form = "recurrent") : {QKV}, {GATE}, {GATE}', {}, HEADS),
@@ -52,9 +48,8 @@ RECURRENT = [
     (f"retention(chunk = 3) : {QKV}", {}, HEADS),
     (f"decayed_attention(chunk = 3) : {QKV}, {GATE}", BELOW_ZERO, HEADS),
     (f"gla(chunk = 3) : {QKV}, float[2, 3, 7, 4]", BELOW_ZERO, HEADS),
-    (f"delta_rule(chunk = 3) : {QKV}, {GATE}", {"beta": torch.sigmoid, "k": lambda k: normalize(k, dim=-1)}, HEADS),
-    (f"gated_delta_rule(chunk = 3) : {QKV}, {GATE}, {GATE}", BELOW_ZERO | {"beta": torch.sigmoid, "k": lambda k: normalize(k, dim=-1)}, HEADS),
-    ("token_shift : float[2, 7, 4]", {}, TOKENS),
+    (f"delta_rule(chunk = 3) : {QKV}, {GATE}", UNIT, HEADS),
+    (f"gated_delta_rule(chunk = 3) : {QKV}, {GATE}, {GATE}", BELOW_ZERO | UNIT, HEADS),
     ("rwkv4_wkv(chunk = 3) : float[2, 7, 4], float[2, 7, 4]", {"k": lambda k: 5 * k}, TOKENS),
     (f"rwkv5_wkv(chunk = 3) : {QKV}", {}, HEADS),
     (f"rwkv6_wkv(chunk = 3) : {QKV}, float[2, 3, 7, 4]", {"w": logsigmoid}, HEADS),
@@ -72,7 +67,7 @@ POSITIONS = [
 CUTS = [(7,), (4, 1, 1, 1), (1, 1, 1, 1, 1, 1, 1), (2, 5)]
 
 
-@pytest.mark.parametrize("text, change, axes", RECURRENT, ids=[c[0].partition(" :")[0] for c in RECURRENT])
+@pytest.mark.parametrize(("text", "change", "axes"), RECURRENT, ids=[c[0].partition(" :")[0] for c in RECURRENT])
 def test_prefill_and_steps_are_the_whole_sequence(text, change, axes):
     case = Case(text, change)
     time = case.ports.index("x" if "x" in case.ports else "v" if "v" in case.ports else "i")
@@ -84,7 +79,7 @@ def test_prefill_and_steps_are_the_whole_sequence(text, change, axes):
     torch.testing.assert_close(rows, y[:1], rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("text, change, axes", RECURRENT, ids=[c[0].partition(" :")[0] for c in RECURRENT])
+@pytest.mark.parametrize(("text", "change", "axes"), RECURRENT, ids=[c[0].partition(" :")[0] for c in RECURRENT])
 def test_gradients_precision_and_empty_inputs(text, change, axes):
     case = Case(text, change)
     leaves = [*case.inputs, *case.weights.values()]
@@ -107,7 +102,7 @@ def test_gradients_precision_and_empty_inputs(text, change, axes):
         assert case.whole([x.bfloat16() for x in batched]).shape[0] == 0
 
 
-@pytest.mark.parametrize("text, axes, axis", POSITIONS, ids=[c[0] for c in POSITIONS])
+@pytest.mark.parametrize(("text", "axes", "axis"), POSITIONS, ids=[c[0] for c in POSITIONS])
 def test_positions_count_on_when_decoding(text, axes, axis):
     case = Case(text)
     for lengths in CUTS:
@@ -117,9 +112,12 @@ def test_positions_count_on_when_decoding(text, axes, axis):
     assert cropped["offset"] == 4
 
 
-@pytest.mark.parametrize("text", ["relative_bias(4, bidirectional = false) : float[2, 7, 8]", "relative_bias(4) : float[2, 7, 8]", "alibi(3) : float[2, 7, 8]"])
-def test_biases_when_decoding_are_rows_of_the_whole(text):
-    case = Case(text)
+BIASES = ["relative_bias(4, bidirectional = false)", "relative_bias(4)", "alibi(3)"]
+
+
+@pytest.mark.parametrize("use", BIASES)
+def test_biases_when_decoding_are_rows_of_the_whole(use):
+    case = Case(f"{use} : float[2, 7, 8]")
     whole, at = case.whole(), 0
     for piece in case.pieces((4, 1, 2), {"x": 1}):
         n, keys = piece.shape[2:]
@@ -133,7 +131,8 @@ def test_cache_gives_everything_so_far_and_crops():
     x = case.inputs[0]
     assert case.whole() is x
     outputs = case.pieces((4, 2, 1), {"x": 2})
-    assert [o.shape[2] for o in outputs] == [4, 6, 7] and torch.equal(outputs[-1], x)
+    assert [o.shape[2] for o in outputs] == [4, 6, 7]
+    assert torch.equal(outputs[-1], x)
     back = case.declaration.state.crop(case.state, 5, case.attrs)
     y, _ = case.step(back, [x[:, :, 5:6]])
     assert torch.equal(y, x[:, :, :6])
@@ -144,7 +143,8 @@ def test_window_cache_holds_less_than_its_window():
     outputs = case.pieces((1, 4, 1, 1), {"x": 1})
     assert [o.shape[1] for o in outputs] == [1, 5, 3, 3]
     assert torch.equal(outputs[-1], case.inputs[0][:, 4:])
-    assert case.state["past"].shape[1] == 2 and case.declaration.state.crop is None
+    assert case.state["past"].shape[1] == 2
+    assert case.declaration.state.crop is None
 
 
 @pytest.mark.parametrize("window", [1, 3, 20])
