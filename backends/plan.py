@@ -21,7 +21,7 @@ from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 from .base import axis_that_gives, declaration_of, providers
 
-CONTAINERS = ("[]", "fork", "filter")
+CONTAINERS = ("[]", "fork", "filter", "pipe")
 DEPTH = 128
 _SEGMENT = re.compile(r"[A-Za-z0-9_]{1,64}\Z", re.ASCII)
 
@@ -162,13 +162,13 @@ def _grow(result: Plan, live: Sequence[Node]) -> dict[Node, Part]:
 
 
 def _scope(root: Part, scopes: dict[str, Part], scope: str, frames: tuple[str, ...]) -> Part:
-    """The part for a scope path; lists, forks and filters belong to the part around them."""
+    """The part for a scope path; lists, forks, filters and pipes belong to the part around them, but places of lists do not."""
     part, path = root, ""
     for place, segment in enumerate(scope.split(".")):
         path = f"{path}.{segment}" if path else segment
         known = scopes.get(path)
         frame = frames[place] if place < len(frames) else ""
-        if known is None and frame in CONTAINERS:
+        if known is None and frame in CONTAINERS and not (frame == "pipe" and segment.isdigit()):
             known = part
         elif known is None:
             known = Part(path, frame, part, part.depth + 1)

@@ -1,7 +1,7 @@
 """Python definitions quoted from the modules they stand in, with all that they refer to, as text that imports torch alone.
 
 Works on source text: the top-level statement that defines a name is found in its module's syntax tree, and the names that it
-uses are followed, through the package's own imports too. Decorators of functions are left out: they register bricks.
+uses are followed, through the package's own imports too.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import builtins
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
-LAZY = {"torch": "import torch", "F": "from torch.nn import functional as F"}
+LAZY = {"Tensor": "from torch import Tensor", "torch": "import torch", "F": "from torch.nn import functional as F"}
 _BUILTINS = frozenset(dir(builtins))
 
 
@@ -34,14 +34,23 @@ class Quotation:
     def function(self, function: Callable[..., Any]) -> str:
         """Quote a function; the name under which the text knows it."""
         name, module = function.__name__, function.__module__
-        if "<locals>" not in function.__qualname__ and name in self._module(module).statements:
+        if _stands(self._module(module).statements.get(name), function):
             return self._define(module, name)
-        key = (module, function.__qualname__)
+        key = (module, f"{function.__qualname__} {name} {function.__code__.co_firstlineno}")
         if key not in self.names:
             self.names[key] = self._free_name(name)
             text = textwrap.dedent(inspect.getsource(function))
-            self._write(key, ast.parse(text).body[0], text, module)
+            self._write(key, ast.parse(text).body[0], text, module, self._enclosed(function))
         return self.names[key]
+
+    def _enclosed(self, function: Callable[..., Any]) -> dict[str, str]:
+        """What stands for each variable that a function has from the one around it: another function's name, or the value."""
+        found = {}
+        for name, value in inspect.getclosurevars(function).nonlocals.items():
+            if not inspect.isfunction(value) and not isinstance(value, int | float | str | bool | None | tuple):
+                raise _unquotable(function.__module__, name)
+            found[name] = self.function(value) if inspect.isfunction(value) else repr(value)
+        return found
 
     def _module(self, name: str) -> _Module:
         found = self.modules.get(name)
@@ -67,9 +76,9 @@ class Quotation:
             candidate = f"{name}_{number}"
         return candidate
 
-    def _write(self, key: tuple[str, str], statement: ast.stmt, text: str, module: str) -> None:
+    def _write(self, key: tuple[str, str], statement: ast.stmt, text: str, module: str, known: Mapping[str, str] | None = None) -> None:
         """Add a statement's text, after what it refers to."""
-        renamed = {key[1].rpartition(".")[2]: self.names[key]}
+        renamed = {getattr(statement, "name", key[1]): self.names[key], **(known or {})}
         for name in used_names(statement):
             if name not in renamed and (found := self._refer(module, name)) is not None:
                 renamed[name] = found
@@ -97,6 +106,13 @@ class Quotation:
         return name
 
 
+def _stands(statement: ast.stmt | None, function: Callable[..., Any]) -> bool:
+    """Whether this top-level statement is the function's definition."""
+    if not isinstance(statement, ast.FunctionDef):
+        return False
+    return min([statement.lineno, *(d.lineno for d in statement.decorator_list)]) == function.__code__.co_firstlineno
+
+
 def _unquotable(module: str, name: str) -> GraphirError:
     message = f"the bricks of `{module}` use `{name}`, which is neither defined in Python there nor part of torch"
     return GraphirError(Diagnostic("E0809", message, help=("use another form: fx, pt2",)))
@@ -118,6 +134,9 @@ class _Module:
                 self.statements[name] = statement
             case ast.Assign(targets=targets):
                 self.statements.update({n.id: statement for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)})
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=body):
+                for inner in body:
+                    self._take(inner)
             case ast.AnnAssign(target=ast.Name(id=name)):
                 self.statements[name] = statement
             case ast.Import(names=names):
@@ -133,10 +152,10 @@ def _absolute(origin: str, module: str) -> str:
 
 
 def used_names(statement: ast.stmt) -> list[str]:
-    """Global names that a definition reads when it is made or run: annotations, locals and builtins do not count."""
+    """Global names that a definition mentions: locals and builtins do not count, nor does what registers a brick."""
     local: set[str] = set()
     found: dict[str, None] = {}
-    for node in _without_annotations(statement):
+    for node in _parts(statement):
         if isinstance(node, ast.arg):
             local.add(node.arg)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
@@ -148,30 +167,31 @@ def used_names(statement: ast.stmt) -> list[str]:
     return [n for n in found if n not in local and n not in _BUILTINS]
 
 
-def _without_annotations(root: ast.AST) -> Iterable[ast.AST]:
+def _parts(root: ast.AST) -> Iterable[ast.AST]:
     stack: list[ast.AST] = [root]
     while stack:
         node = stack.pop()
         yield node
-        bare = node is root and not isinstance(node, ast.ClassDef)
-        skipped = ("annotation", "returns", "decorator_list") if bare else ("annotation", "returns")
-        children = []
-        for name, value in ast.iter_fields(node):
-            if name not in skipped:
-                children += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, ast.AST)]
+        children = [c for c in ast.iter_child_nodes(node) if not _registers(c)]
         stack.extend(reversed(children))
 
 
+def _registers(node: ast.AST) -> bool:
+    """Whether this is the call `brick(...)` that decorates a body."""
+    callee = node.func if isinstance(node, ast.Call) else None
+    return "brick" in (getattr(callee, "id", ""), getattr(callee, "attr", ""))
+
+
 def rename(statement: ast.stmt, text: str, names: dict[str, str]) -> str:
-    """A definition's text with global names replaced; functions lose their decorators, classes keep theirs."""
+    """A definition's text with global names replaced and without the decorator that registers a brick."""
     lines = text.splitlines(keepends=True)
     head, last = statement.lineno - 1, statement.end_lineno or statement.lineno
-    first = min([head, *(d.lineno - 1 for d in statement.decorator_list)]) if isinstance(statement, ast.ClassDef) else head
+    kept = [d for d in getattr(statement, "decorator_list", []) if not _registers(d)]
     changed = {old: new for old, new in names.items() if old != new}
     places = []
     if changed:
         places = [
-            (n.lineno, n.col_offset, n.id) for n in _without_annotations(statement) if isinstance(n, ast.Name) and n.id in changed
+            (n.lineno, n.col_offset, n.id) for n in _parts(statement) if isinstance(n, ast.Name) and n.id in changed
         ]
     for line, column, old in sorted(places, reverse=True):
         row = lines[line - 1].encode()
@@ -180,4 +200,4 @@ def rename(statement: ast.stmt, text: str, names: dict[str, str]) -> str:
     if name in changed:
         word = "class" if isinstance(statement, ast.ClassDef) else "def"
         lines[head] = lines[head].replace(f"{word} {name}", f"{word} {changed[name]}", 1)
-    return "".join(lines[first:last]).rstrip()
+    return "".join([*(line for d in kept for line in lines[d.lineno - 1 : d.end_lineno]), *lines[head:last]]).rstrip()

@@ -148,6 +148,7 @@ MAKERS: dict[str, Maker] = {
     "uniform": lambda s, g, bound=1.0: _uniform(s, g, bound),
     "trunc_normal": lambda s, g, std=0.02: _truncated(s, g, std),
     "he": lambda s, g: _normal(s, g, math.sqrt(2 / fan_in(s))),
+    "he_last": lambda s, g: _normal(s, g, math.sqrt(2 / max(1, (1, *s)[-1]))),
     "lecun": lambda s, g: _normal(s, g, math.sqrt(1 / fan_in(s))),
     "xavier": lambda s, g: _normal(s, g, math.sqrt(2 / (fan_in(s) + fan_out(s)))),
     "xavier_uniform": lambda s, g: _uniform(s, g, math.sqrt(6 / (fan_in(s) + fan_out(s)))),
@@ -161,13 +162,12 @@ MAKERS: dict[str, Maker] = {
     "orthogonal": _orthogonal,
     "linspace": _linspace,
     "log_range": _log_range,
-    "a_log": _log_range,
     "log_uniform": _log_uniform,
-    "dt_bias": _step_bias,
+    "step_bias": _step_bias,
 }
 TAKES = {
     "constant": (1, 1), "normal": (0, 1), "uniform": (0, 1), "trunc_normal": (0, 1), "wang": (1, 1), "orthogonal": (0, 1),
-    "linspace": (2, 2), "log_uniform": (0, 2), "dt_bias": (0, 3),
+    "linspace": (2, 2), "log_uniform": (0, 2), "step_bias": (0, 3),
 }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..ir.graph import Attrs, Graph, Node, Value, Weight
 from .recipes import DERIVED, Recipe, apply
 from .report import Report
-from .rewrite import Rewriter
+from .rewrite import Rewriter, dead_code
 from .users import readers, through_forks
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def fold_norms(graph: Graph, report: Report, name: str, training: bool = False) 
     """The graph with scales and shifts of norms in the linears that follow."""
     if not any(op in graph.ops for op in NORMS):
         return graph
+    graph = dead_code(graph)
     sites = _sites(graph, report, training)
     if not sites:
         return graph
@@ -199,6 +200,7 @@ def fold_batchnorm(graph: Graph, report: Report, name: str, training: bool = Fal
     """The graph with batch norms (running statistics) in the convolutions before them."""
     if not graph.ops["batchnorm"] or not any(op in graph.ops for op in CONVOLUTIONS):
         return graph
+    graph = dead_code(graph)
     found = dict(_batchnorms(graph, report, training))
     if not found:
         return graph

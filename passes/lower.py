@@ -30,11 +30,11 @@ class _Parts:
         self.node = node
         self.rewriter = rewriter
 
-    def emit(self, op: str, *inputs: Value, weights: tuple[tuple[str, str], ...] = (), **attrs: object) -> Value:
+    def emit(self, op: str, /, *inputs: Value, weights: tuple[tuple[str, str], ...] = (), **attrs: object) -> Value:
         """One call with one result, defaults filled in."""
         return self.several(op, *inputs, weights=weights, **attrs)[0]
 
-    def several(self, op: str, *inputs: Value, weights: tuple[tuple[str, str], ...] = (), **attrs: object) -> tuple[Value, ...]:
+    def several(self, op: str, /, *inputs: Value, weights: tuple[tuple[str, str], ...] = (), **attrs: object) -> tuple[Value, ...]:
         """One call with all of its results."""
         return self.rewriter.emit(op, inputs, filled(op, inputs, attrs, self.rewriter.graph), weights, self.where(op))
 

@@ -13,7 +13,7 @@ from ..ir.graph import Graph, Node, Weight, Where
 from .pipeline import NoOptions
 from .recipes import DERIVED, Recipe
 from .report import Report
-from .rewrite import Rewriter, branch_of, common_scope
+from .rewrite import Rewriter, branch_of, common_scope, dead_code
 from .users import through_forks, weight_uses
 
 RULE = "linears_of_one_input_are_one_wide_linear"
@@ -21,7 +21,10 @@ RULE = "linears_of_one_input_are_one_wide_linear"
 
 def merge_projections(graph: Graph, options: NoOptions, report: Report) -> Graph:
     """Linears of one input become one wide linear and a split (changes weights)."""
-    groups = _groups(graph, report) if graph.ops["linear"] > 1 else []
+    if graph.ops["linear"] < 2:
+        return graph
+    graph = dead_code(graph)
+    groups = _groups(graph, report)
     if not groups:
         return graph
     recipes = report.need_recipes("merge-projections")

@@ -18,7 +18,7 @@ from ..bricks.declare import REGISTRY
 from ..ir.graph import Attrs, Graph, Node, Value, Where
 from .folding import fold_norms
 from .report import Report
-from .rewrite import Rewriter, branch_of, common_scope
+from .rewrite import Rewriter, branch_of, common_scope, dead_code
 from .users import through_forks
 
 SUM_AND_NORM = "norm_of_a_sum_is_one_node_with_it"
@@ -53,6 +53,7 @@ def norm_fusion(graph: Graph, options: NormFusion, report: Report) -> Graph:
         return graph
     if options.affine:
         graph = fold_norms(graph, report, "norm-fusion{affine=true}")
+    graph = dead_code(graph)
     shared = _statistics(graph)
     fused = _sums(graph, shared, report)
     return _rebuild(graph, shared, fused, report) if shared or fused else graph

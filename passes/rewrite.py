@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..bricks import catalogue  # noqa: F401 - rewriting looks bricks up, so they must be there
 from ..bricks.build import Builder
 from ..bricks.declare import REGISTRY
 from ..ir.graph import NO_ATTRS, Attrs, Graph, Node, Value, Weight, Where

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graphir.bricks import catalogue  # noqa: F401
 from graphir.bricks.build import Builder
 from graphir.bricks.call import read_example
 from graphir.bricks.declare import REGISTRY, Declaration, Misfit
@@ -27,9 +28,8 @@ AVOID = frozenset(
 
 
 def fitting_bricks() -> list[Declaration]:
-    """The declared bricks of one float input that random programs may use, in name order."""
-    found = [d for d in REGISTRY if d.examples and d.kind == "brick" and not d.random and d.name not in AVOID]
-    return sorted((d for d in found if len(d.ports) == 1 and not d.variadic), key=lambda d: d.name)
+    """The declared bricks that random programs may use, in name order."""
+    return sorted((d for d in REGISTRY if d.examples and not d.random and d.name not in AVOID), key=lambda d: d.name)
 
 
 class Sower:
@@ -39,6 +39,7 @@ class Sower:
         self.random = random.Random(seed)
         self.builder = Builder()
         self.x = Value(Type("float", (symbol("B"), symbol("T"), self.random.choice(WIDTHS))))
+        self.inputs: list[tuple[str, Value]] = [("x", self.x)]
         self.pool: list[Value] = [self.x]
         self.weighted: list[Node] = []
         self.scope: tuple[tuple[str, str], ...] = ()
@@ -52,7 +53,7 @@ class Sower:
         count = self.counts[base]
         return Where(f"{base}_{count}" if count else base, (*(f for _, f in self.scope), op))
 
-    def new(self, op: str, *inputs: Value, **attrs: Any) -> Node:
+    def new(self, op: str, /, *inputs: Value, **attrs: Any) -> Node:
         """A node with fresh weights and every default filled in. Raises Misfit."""
         complete = filled(op, inputs, attrs, _NO_FACTS)
         extra = REGISTRY[op].extra
@@ -63,7 +64,7 @@ class Sower:
             self.weighted.append(node)
         return node
 
-    def call(self, op: str, *inputs: Value, **attrs: Any) -> Value:
+    def call(self, op: str, /, *inputs: Value, **attrs: Any) -> Value:
         return self.new(op, *inputs, **attrs).outputs[0]
 
     def pick(self, *, last: int | None = None, rank: int | None = None) -> Value:
@@ -83,10 +84,24 @@ class Sower:
     # what to sow
 
     def any_brick(self) -> Sequence[Value]:
-        """A declared brick on a value that its header takes, with the config of one of its examples."""
+        """A declared brick with the config of one of its examples, on values that fit, or on new inputs of the example's types."""
         declaration = self.random.choice(self.bricks)
-        attrs, _ = read_example(declaration, self.random.choice(declaration.examples))
-        return self.new(declaration.name, self.pick(), **attrs).outputs
+        attrs, types = read_example(declaration, self.random.choice(declaration.examples))
+        if len(types) == 1 and types[0].dtype == "float" and self.random.random() < 0.7:
+            try:
+                return self.new(declaration.name, self.pick(), **attrs).outputs
+            except Misfit:
+                pass  # the header takes another shape: the example's own will do
+        return self.new(declaration.name, *map(self.of_type, types), **attrs).outputs
+
+    def of_type(self, type: Type) -> Value:
+        """A value of exactly this type: one that is there, or a new input of the model."""
+        fits = [v for v in self.pool if v.type == type]
+        if fits and self.random.random() < 0.5:
+            return self.random.choice(fits)
+        value = Value(type)
+        self.inputs.append((f"x{len(self.inputs)}", value))
+        return value
 
     def projection(self) -> Sequence[Value]:
         return [self.call("linear", self.wide(), out=self.random.choice(WIDTHS), bias=self.random.random() < 0.5)]
@@ -204,7 +219,7 @@ class Sower:
 
     def grow(self, size: int) -> Graph:
         ways = [
-            self.any_brick, self.any_brick, self.any_brick, self.projection, self.projections, self.residual, self.norms,
+            *[self.any_brick] * 8, self.projection, self.projections, self.residual, self.norms,
             self.normed_projections, self.arithmetic, self.nothings, self.repeated, self.repeated, self.fork, self.filter,
         ]
         while len(self.builder.nodes) < size:
@@ -221,7 +236,7 @@ class Sower:
         outputs = tuple((f"y{i}", v) for i, v in enumerate(dict.fromkeys(results)))
         used = {name for node in self.builder.nodes for _, name in node.weights}
         weights = {n: w for n, w in self.builder.weights.items() if n in used}
-        return Graph(f"Random{size}", (("x", self.x),), tuple(self.builder.nodes), outputs, weights)
+        return Graph(f"Random{size}", tuple(self.inputs), tuple(self.builder.nodes), outputs, weights)
 
 
 _NO_FACTS = Graph("none", (), (), (), {})

@@ -16,15 +16,15 @@ SIZES = {"B": 2, "T": 5}
 TOLERANCE = 1e-10
 
 
-def tensor(name: str, shape: Sequence[int], seed: int, dtype: str = "float", buffer: bool = False, high: int = 4) -> torch.Tensor:
-    """A tensor that depends on its name, its shape and the seed alone: float64 around 0 (buffers above 0.5), integers from 0 to `high`."""
+def tensor(name: str, shape: Sequence[int], seed: int, dtype: str = "float", buffer: bool = False, high: int = 2) -> torch.Tensor:
+    """A tensor that depends on its name, its shape and the seed alone: float64 around 0 (buffers above 0.5), integers below `high`."""
     digest = hashlib.sha256(f"{name}:{tuple(shape)}:{seed}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     if dtype == "bool":
-        return torch.rand(*shape, generator=generator) < 0.5
+        return torch.rand(tuple(shape), generator=generator) < 0.5
     if dtype == "int":
         return torch.randint(0, high, tuple(shape), generator=generator)
-    values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    values = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
     return values.abs() + 0.5 if buffer else 0.5 * values
 
 

@@ -84,7 +84,7 @@ def test_exact_specs():
     assert torch.allclose(make("w", Weight((2, 3), "log_range")).exp(), torch.tensor([[1.0, 2.0, 3.0]] * 2))
     q = make("w", Weight((6, 4), "orthogonal"))
     assert torch.allclose(q.T @ q, torch.eye(4), atol=1e-6)
-    steps = torch.nn.functional.softplus(make("w", Weight((1000,), "dt_bias")))
+    steps = torch.nn.functional.softplus(make("w", Weight((1000,), "step_bias")))
     assert 0.99e-3 < float(steps.min()) < 1.2e-3
     assert 0.08 < float(steps.max()) < 0.101
 

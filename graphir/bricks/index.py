@@ -186,7 +186,7 @@ def one_hot(x: torch.Tensor, n: int, dtype: torch.dtype | None = None) -> torch.
 # out of nothing
 
 
-@brick("arange(n)() -> int[n]", require=("n >= 0",), inline=True, examples=("arange(4)", "arange(T)"))
+@brick("arange(n)() -> int[n]", require=("n >= 0",), examples=("arange(4)", "arange(T)"))
 def arange(n: int, device: Any = None) -> torch.Tensor:
     """int [n]: 0, 1, ... n - 1."""
     return torch.arange(n, device=device)

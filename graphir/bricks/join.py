@@ -275,5 +275,5 @@ def _grid_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
     source="Loom (grid_scatter)",
 )
 def grid(*xs: torch.Tensor, positions: Sequence[Any] | None = None, shape: Sequence[int] | None = None) -> torch.Tensor:
-    """The branches along the last axis in the order of their cells (row, column, layer); a square grid, row by row, if none is given."""
+    """[x_i, x_j, ...] along the last axis in the order of their cells (row, column, layer); without positions a square, row by row."""
     return torch.cat([xs[i] for i in grid_order(len(xs), positions, shape)], -1)

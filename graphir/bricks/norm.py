@@ -229,8 +229,8 @@ def rmsnorm_with(
 def moments(x: torch.Tensor, eps: float = 1e-5) -> tuple[torch.Tensor, torch.Tensor]:
     """m = mean(x), s = 1 / sqrt(var(x) + eps), [*S, d] -> two [*S, 1]; float32 for halves."""
     wide = working(x)
-    variance, mean = torch.var_mean(wide, -1, correction=0, keepdim=True)
-    return mean, torch.rsqrt(variance + eps)
+    mean = wide.mean(-1, keepdim=True)
+    return mean, torch.rsqrt((wide - mean).square().mean(-1, keepdim=True) + eps)
 
 
 @brick(

@@ -166,7 +166,7 @@ def _rg_lru_step(
 
 @brick(
     "rg_lru(c = 8.0)(x: [B, T, d], input_gate: [B, T, d], recurrent_gate: [B, T, d]) -> [B, T, d]",
-    weights="weight: [d] = constant(-4.0)",
+    weights="weight: [d] = linspace(-7.0, -2.0)",
     state=StateRule(_rg_lru_shapes, _rg_lru_step),
     examples=("rg_lru : float[2, 5, 4], float[2, 5, 4], float[2, 5, 4]",),
     source="De et al. 2024 (Griffin), arXiv 2402.19427",

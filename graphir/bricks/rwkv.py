@@ -51,7 +51,7 @@ def _wkv_step(state: State, k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, 
 
 @brick(
     "rwkv4_wkv(chunk = 32)(k: [B, T, d], v: [B, T, d]) -> [B, T, d]",
-    weights="decay: [d] = normal(1.0); bonus: [d] = normal(0.3)",
+    weights="decay: [d] = linspace(-5.0, 2.0); bonus: [d] = normal(0.3)",
     require=("chunk >= 1",),
     state=StateRule(_wkv_shapes, _wkv_step, fill={"scale": NOTHING}),
     examples=("rwkv4_wkv(chunk = 2) : float[2, 5, 4], float[2, 5, 4]",),
@@ -94,7 +94,7 @@ def _rwkv5_step(
 
 @brick(
     f"rwkv5_wkv(chunk = 16)({PORTS}) -> [B, h, T, v]",
-    weights="decay: [h, k] = normal(1.0); bonus: [h, k] = normal(0.3)",
+    weights="decay: [h, k] = linspace(-5.0, 2.0); bonus: [h, k] = normal(0.3)",
     flops=FLOPS,
     require=("chunk >= 1",),
     state=StateRule(memory_shape, _rwkv5_step),

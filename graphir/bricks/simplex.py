@@ -208,8 +208,8 @@ def hierarchical_softmax(x: torch.Tensor, levels: Sequence[int]) -> torch.Tensor
     """p(leaf) = product over the levels of softmax among siblings, [*S, i] -> [*S, leaves]; levels [2, 3]: 2 + 6 scores, 6 leaves."""
     parts = x.split(_tree(levels), -1)
     below = torch.softmax(parts[0], -1)
-    for branching, scores in zip(levels[1:], parts[1:]):
-        siblings = torch.softmax(scores.unflatten(-1, (-1, branching)), -1)
+    for level in range(1, len(levels)):
+        siblings = torch.softmax(parts[level].unflatten(-1, (-1, levels[level])), -1)
         below = torch.mul(siblings, below.unsqueeze(-1)).flatten(-2)
     return below
 

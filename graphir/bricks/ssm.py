@@ -42,7 +42,7 @@ def _selective_step(
 
 @brick(
     "selective_scan(softplus = true, skip = true)(x: [B, T, d], dt: [B, T, d], b: [B, T, n], c: [B, T, n]) -> [B, T, d]",
-    weights="A_log: [d, n] = s4d; D: [d] = ones if skip",
+    weights="A_log: [d, n] = log_range; D: [d] = ones if skip",
     flops="2 * B * T * d * n",
     state=StateRule(_selective_shapes, _selective_step),
     examples=("selective_scan : float[2, 5, 6], float[2, 5, 6], float[2, 5, 3], float[2, 5, 3]",),
@@ -82,7 +82,7 @@ def _ssd_step(
 @brick(
     "ssd(softplus = true, dt_bias = true, skip = true, dt_min = 0.0, dt_max = none, chunk = 64)"
     "(x: [B, T, h, p], dt: [B, T, h], b: [B, T, g, n], c: [B, T, g, n]) -> [B, T, h, p]",
-    weights="A_log: [h] = s4d; D: [h] = ones if skip; dt_bias: [h] = constant(-3.5) if dt_bias",
+    weights="A_log: [h] = log_uniform; D: [h] = ones if skip; dt_bias: [h] = step_bias if dt_bias",
     flops="2 * B * h * T * (chunk * (n + p) + 2 * n * p)",
     require=("h % g == 0", "chunk >= 1"),
     state=StateRule(_ssd_shapes, _ssd_step),

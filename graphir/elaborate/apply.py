@@ -18,7 +18,7 @@ from ..lang.source import Span
 from .blocks import instantiate
 from .errors import misfit
 from .run import Run
-from .scope import Grafting, Scope, join
+from .scope import Call, Grafting, Scope, join
 from .values import (
     POISON, BlockBrick, Brick, Edit, Filter, Fork, Frozen, Grafted, Named, Pipeline, Placed, Poison, Poisoned, Primitive, Shared, Site,
     Stitched, Transposed, own_name,
@@ -39,10 +39,9 @@ class At:
     before: Span | None = None
     weights: str | None = None
 
-    def open(self, frame: str, name: str, **changes: Any) -> Scope:
+    def open(self, frame: str, name: str, calls: tuple[Call, ...] | None = None) -> Scope:
         """A new scope under this place."""
-        inner = self.scope.inside(self.scope.segment(self.segment or name), frame, **changes)
-        return inner if self.weights is None else inner.within(weights=self.weights)
+        return self.scope.inside(self.scope.segment(self.segment or name), frame, calls, self.weights)
 
 
 def free_ports(brick: Primitive | BlockBrick) -> tuple[s.Port, ...]:

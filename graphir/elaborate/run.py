@@ -35,17 +35,49 @@ class TooManyNodes(Exception):
 
 @dataclass(eq=False)
 class Recording:
-    """What one application made: nodes, weights, aux outputs, and where it stood."""
+    """What one application made, relative to where it stood: rows of nodes whose inputs are places in one table of values.
 
-    path: str
+    The table holds the application's inputs, then values from outside (captured tensors), then each node's outputs in order.
+    """
+
     weights_path: str
-    depth: int
-    inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    nodes: list[Node]
-    weights: list[tuple[str, Weight]]
-    aux: list[tuple[str, Value]]
+    outputs_at: tuple[int, ...]
+    outside: tuple[Value, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    frames: tuple[tuple[str, ...], ...]
+    weights: tuple[tuple[str, Weight], ...]
+    aux: tuple[tuple[str, int], ...]
     count: int
+
+    def frames_at(self, base: tuple[str, ...]) -> list[tuple[str, ...]]:
+        return [base + frame for frame in self.frames]
+
+
+def recording(
+    scope: Scope, inputs: tuple[Value, ...], outputs: tuple[Value, ...], nodes: list[Node], weights: dict[str, Weight], aux: list[tuple[str, Value]], count: int
+) -> Recording:
+    """Make what an application did relative to its scope."""
+    start, depth, cut, prefix = len(scope.path), len(scope.frames), len(scope.weights), scope.weights + "."
+    made = {v for node in nodes for v in node.outputs}
+    read = [v for node in nodes for v in node.inputs] + list(outputs) + [v for _, v in aux]
+    outside = tuple(dict.fromkeys(v for v in read if v not in made and v not in inputs))
+    place = {v: i for i, v in enumerate([*inputs, *outside, *(v for node in nodes for v in node.outputs)])}
+    for i, v in enumerate(inputs):
+        place[v] = i
+    frames: dict[tuple[str, ...], int] = {}
+    rows = []
+    for node in nodes:
+        where = node.where
+        roles = tuple((r, n.startswith(prefix), n[cut:] if n.startswith(prefix) else n) for r, n in node.weights)
+        frame = frames.setdefault(where.frames[depth:], len(frames))
+        types = tuple(v.type for v in node.outputs)
+        rows.append((node.op, tuple(place[v] for v in node.inputs), node.attrs, roles, where.path[start:], frame, where.span, where.backend, types))
+    names = dict.fromkeys(name for node in nodes for _, name in node.weights if name.startswith(prefix))
+    return Recording(
+        scope.weights, outputs, tuple(place[v] for v in outputs), outside, tuple(rows), tuple(frames), tuple((n[cut:], weights[n]) for n in names),
+        tuple((name[start:], place[v]) for name, v in aux), count,
+    )
 
 
 @dataclass(eq=False)
@@ -186,44 +218,27 @@ class Run:
         return number, tuple([v.type for v in inputs]), scope.backend, scope.frozen, scope.shared, len({id(v) for v in inputs})
 
     def record(self, key: Any, scope: Scope, inputs: tuple[Value, ...], outputs: tuple[Value, ...], nodes: int, aux: int, before: int) -> None:
-        made = self.nodes[nodes:]
-        prefix = scope.weights + "."
-        names = dict.fromkeys(name for node in made for _, name in node.weights if name.startswith(prefix))
-        self.memo[key] = Recording(
-            scope.path, scope.weights, len(scope.frames), inputs, outputs, made, [(n, self.weights[n]) for n in names], self.aux[aux:],
-            self.total - before,
-        )
+        self.memo[key] = recording(scope, inputs, outputs, self.nodes[nodes:], self.weights, self.aux[aux:], self.total - before)
 
     def replay(self, recording: Recording, scope: Scope, inputs: tuple[Value, ...], span: Span) -> tuple[Value, ...]:
         """Copy a recorded application to another place."""
         self.charge(recording.count, span, scope)
-        cut = len(recording.weights_path)
         if scope.weights != recording.weights_path:
             for name, weight in recording.weights:
-                self.add_weight(scope.weights + name[cut:], weight, span, scope)
+                self.add_weight(scope.weights + name, weight, span, scope)
         if self.total > self.count_only:
             return tuple([Value(v.type) for v in recording.outputs])
-        values: dict[Value, Value] = dict(zip(recording.inputs, inputs))
-        frames: dict[tuple[str, ...], tuple[str, ...]] = {}
-        weights_prefix, path, start = recording.weights_path + ".", scope.path, len(recording.path)
-        for node in recording.nodes:
-            where = node.where
-            new_frames = frames.get(where.frames)
-            if new_frames is None:
-                new_frames = frames[where.frames] = scope.frames + where.frames[recording.depth :]
-            weights = node.weights
-            if weights:
-                weights = tuple([(r, scope.weights + n[cut:] if n.startswith(weights_prefix) else n) for r, n in weights])
-            copy = Node(
-                node.op, tuple([values.get(v, v) for v in node.inputs]), node.attrs, weights,
-                Where(path + where.path[start:], new_frames, where.span, where.backend), [v.type for v in node.outputs],
-            )
-            self.nodes.append(copy)
-            for old, new in zip(node.outputs, copy.outputs):
-                values[old] = new
-        for name, value in recording.aux:
-            self.aux.append((path + name[start:], values.get(value, value)))
-        return tuple([values.get(v, v) for v in recording.outputs])
+        table: list[Value] = [*inputs, *recording.outside]
+        frames = recording.frames_at(scope.frames)
+        path, prefix, nodes = scope.path, scope.weights, self.nodes
+        for op, reads, attrs, roles, suffix, frame, span, backend, types in recording.rows:
+            weights = tuple([(role, prefix + name) if inner else (role, name) for role, inner, name in roles]) if roles else ()
+            node = Node(op, tuple([table[i] for i in reads]), attrs, weights, Where(path + suffix, frames[frame], span, backend), types)
+            nodes.append(node)
+            table += node.outputs
+        for suffix, index in recording.aux:
+            self.aux.append((path + suffix, table[index]))
+        return tuple([table[i] for i in recording.outputs_at])
 
 
 def _structure(value: Any) -> tuple[str, list[Any]] | None:

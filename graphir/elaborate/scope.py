@@ -54,11 +54,12 @@ class Scope:
         self.taken.add(name)
         return name
 
-    def inside(self, segment: str, frame: str, **changes: Any) -> Scope:
+    def inside(self, segment: str, frame: str, calls: tuple[Call, ...] | None = None, weights: str | None = None) -> Scope:
         """The scope that a segment (already unique) opens."""
-        return replace(
-            self, path=join(self.path, segment), weights=join(self.weights, segment), frames=(*self.frames, frame), taken=set(), **changes
-        )
+        if weights is None:
+            weights = join(self.weights, segment)
+        chain = self.calls if calls is None else calls
+        return Scope(join(self.path, segment), weights, (*self.frames, frame), self.backend, self.frozen, self.shared, chain, self.grafting)
 
     def within(self, **changes: Any) -> Scope:
         """The same box with another backend, freezing or weight path."""

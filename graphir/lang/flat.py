@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import syntax as s
-from .syntax_tools import children
+from .slots import laid
 from .words import RESERVED, Word
 
 EXPRESSION, CONDITION, OR, AND, NOT, TEST, SUM, PRODUCT, FACTOR, POWER, POSTFIX, ATOM = range(12)
@@ -54,10 +54,10 @@ class Flat:
         return f"({text})" if level(tree) < wanted else text
 
     def holds(self, tree: s.Tree, what: Callable[[s.Tree], bool]) -> bool:
-        """Whether the tree or one below it is `what` (always asked with the same function)."""
+        """Whether the tree or a part that may stand on lines of its own is `what` (always asked with the same function)."""
         known = self.held.get(id(tree))
         if known is None:
-            known = self.held[id(tree)] = what(tree) or any(self.holds(c, what) for c in children(tree))
+            known = self.held[id(tree)] = what(tree) or any(self.holds(part, what) for part in laid(tree))
         return known
 
     def _text(self, tree: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,8 +12,8 @@ from .shared import Mark
 TITLE, NOTE, LABEL = 11.0, 9.0, 8.0
 PADDING = 9.0
 _WIDTHS = {
-    222: "ijl", 278: " !,./:;I[]\\ft·", 333: "()-`r", 389: "*", 500: "Jckvsxyz", 667: "&ABEKPSVXY", 722: "CDHNRUw", 778: "GOQ", 833: "Mm",
-    889: "%", 944: "W",
+    222: "ijl", 278: " !,./:;I[]\\ft·", 333: "()-`r", 389: "*", 500: "Jckvsxyz", 556: "abdeghnopquL0123456789#$?_", 667: "&ABEKPSVXY",
+    722: "CDHNRUw", 778: "GOQ", 833: "Mm", 889: "%", 944: "W",
 }
 _WIDTH = {letter: width for width, letters in _WIDTHS.items() for letter in letters}
 
@@ -42,7 +43,7 @@ class Frame:
     def words(self) -> Iterator[tuple[str, str, float]]:
         """The pieces of the first line: class, text, width."""
         yield "t", self.title, measure(self.title, TITLE, True)
-        if self.name and not any(mark.name == self.name for mark in self.marks):
+        if self.name and not any(re.fullmatch(rf"{re.escape(mark.name)}(_\d+)?", self.name) for mark in self.marks):
             yield "m", self.name, measure(self.name, TITLE)
         for mark in self.marks[:3]:
             yield "mark", mark.name, 10 + measure(f.clip(mark.name, 20), NOTE)

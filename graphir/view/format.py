@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import gcd
 from typing import Any
 
 from ..ir.dims import Dim, Facts, Poly, Quotient, substitute
@@ -55,13 +56,18 @@ def dim(size: Dim, facts: Facts | None = None) -> str:
     """A dim as people write it: `H/2` for 8 * (H // 16) where 16 is known to divide H."""
     if not isinstance(size, Poly):
         return str(size)
-    (monomial, times), *others = size.terms
-    if not others and len(monomial) == 1 and isinstance(monomial[0], Quotient):
-        inner, divisor = monomial[0].poly, monomial[0].divisor
-        if facts is not None and facts.moduli.get(str(inner), 1) % divisor == 0 and divisor % times == 0:
-            return f"{inner}/{divisor // times}" if divisor != times else str(inner)
-    text = str(size)
-    return f"({text})" if " " in text else text
+    if len(size.terms) > 1:
+        return f"({size})"
+    (monomial, times), = size.terms
+    parts = []
+    for atom in monomial:
+        if isinstance(atom, Quotient) and facts is not None and facts.is_divisible(atom.poly, atom.divisor):
+            common = gcd(atom.divisor, times)
+            times //= common
+            parts.append(str(atom.poly) + (f"/{atom.divisor // common}" if atom.divisor > common else ""))
+        else:
+            parts.append(str(atom))
+    return "·".join([str(times)] * (times != 1) + parts)
 
 
 def shape(type: Type, sizes: Mapping[str, int] | None = None, facts: Facts | None = None) -> str:

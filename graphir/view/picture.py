@@ -187,7 +187,7 @@ class _Painter:
         title, name, note = node.op, _own_name(piece, part, node, base), " ".join(settings[:3])
         if kind == "stitch":
             title, name, note = f"{_last(node.inputs)} → {_last(node.outputs)}", "", str(node.attrs.get("form", ""))
-        note = f"{f.clip(note, 34)} · {params}" if note and params else f.clip(note, 34) or params and f"{params} params"
+        note = f"{f.clip(note, 34)} · {params}" if note and params else f.clip(note, 34) or (params and f"{params} params")
         shape = {"filter": "hexagon", "stitch": "stitch"}.get(kind, "rect")
         if kind == "brick":
             family = FAMILIES.get(declaration.file.rpartition(".")[2], "") if declaration else ""
@@ -274,7 +274,7 @@ def _names(piece: Piece, part: Part | None, base: str) -> tuple[str, str]:
     """Title and name of a scope: what it stands for, and how its parent calls it."""
     if part is None:
         return f.clip(relative(piece.path, base), 28), ""
-    name = relative(piece.path if part.name.isdigit() else part.path, base)
+    name = _called(piece, part, base)
     if not part.frame or part.frame == "pipe":
         return f.clip(name, 28), ""
     if re.fullmatch(rf"{re.escape(part.frame)}(_\d+)?", name):
@@ -282,10 +282,15 @@ def _names(piece: Piece, part: Part | None, base: str) -> tuple[str, str]:
     return f.clip(part.frame, 28), f.clip(name, 24)
 
 
+def _called(piece: Piece, part: Part, base: str) -> str:
+    """How the author calls a part: the last word of its path, or a place in a list with the list's name."""
+    return relative(piece.path, base) if part.name.isdigit() else part.name
+
+
 def _own_name(piece: Piece, part: Part | None, node: Node, base: str) -> str:
     """What the author calls a node, where that says more than its op."""
-    name = relative(piece.path, base)
-    return "" if re.fullmatch(rf"{re.escape(node.op)}(_\d+)?", name) or part is None else name
+    name = _called(piece, part, base) if part else ""
+    return "" if re.fullmatch(rf"{re.escape(node.op)}(_\d+)?", name) else name
 
 
 def _backend(piece: Piece) -> str:

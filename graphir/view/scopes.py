@@ -280,12 +280,20 @@ def _continues(old: str, new: str) -> bool:
 
 
 def contents(part: Part) -> Iterator[Piece]:
-    """What stands inside a scope, lists replaced by their places: a list is a way to write, not a box of its own."""
+    """What stands inside a scope. Lists and pipes are ways to write: their parts stand there themselves.
+
+    A pipe keeps its box where it is a branch of a fork or filter, a place in a list, or named by the model itself.
+    """
     for piece in part.folded:
-        if isinstance(piece, Part) and piece.node is None and piece.frame == "[]":
+        written = isinstance(piece, Part) and piece.node is None and (piece.frame == "[]" or (piece.frame == "pipe" and _inlines(part)))
+        if written:
             yield from contents(piece)
         else:
             yield piece
+
+
+def _inlines(part: Part) -> bool:
+    return bool(part.path) and part.frame not in ("", "[]", "fork", "filter")
 
 
 def relative(path: str, base: str) -> str:

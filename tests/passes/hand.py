@@ -30,7 +30,7 @@ class Hand:
         self.inputs.append((name, value))
         return value
 
-    def node(self, op: str, *inputs: Value, at: str | None = None, on: str | None = None, like: Node | None = None, **attrs: Any) -> Node:
+    def node(self, op: str, /, *inputs: Value, at: str | None = None, on: str | None = None, like: Node | None = None, **attrs: Any) -> Node:
         if at is None:
             at, self.count = f"{op}_{self.count}", self.count + 1
         segments = at.split(".")
@@ -42,7 +42,7 @@ class Hand:
             return self.builder.emit(op, inputs, complete, like.weights, where)
         return self.builder.new(op, inputs, complete, where)
 
-    def call(self, op: str, *inputs: Value, **attrs: Any) -> Value:
+    def call(self, op: str, /, *inputs: Value, **attrs: Any) -> Value:
         return self.node(op, *inputs, **attrs).outputs[0]
 
     def graph(self, *results: Value, **named: Value) -> Graph:

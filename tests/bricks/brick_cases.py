@@ -31,9 +31,6 @@ class Case:
     def results(self) -> tuple[Type, ...]:
         return self.declaration.infer(self.types, self.attrs, FACTS)
 
-    def sizes(self, result: Type, sizes: dict[str, int]) -> tuple[int, ...]:
-        return result.sizes(sizes)
-
     def inputs(self, dtype: torch.dtype = torch.float64, sizes: dict[str, int] = SIZES, seed: int = 0) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         return [random_of(t, sizes, dtype, generator, self.declaration.name in POSITIVE) for t in self.types]
