@@ -5,6 +5,7 @@ Nothing here imports torch at module level, so the command line may list targets
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,9 +33,16 @@ def gives_tuple(declaration: Declaration, node: Node) -> bool:
     return len(node.outputs) != 1 or str(declaration.body.__annotations__.get("return", "")).startswith("tuple")
 
 
+def telling_attrs(declaration: Declaration, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes that the body takes, without those that say what its own defaults say; and which optional ports are given."""
+    defaults = inspect.signature(declaration.body).parameters
+    kept = {k: v for k, v in declaration.static_arguments(attrs).items() if repr(v) != repr(defaults[k].default)}
+    return {**kept, "given": attrs["given"]} if "given" in attrs else kept
+
+
 def split_attrs(declaration: Declaration, attrs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The attributes that the body takes: those known now, and those that wait for runtime sizes."""
-    given = declaration.static_arguments(attrs)
+    """What `telling_attrs` gives: the attributes that are known now, and those that wait for runtime sizes."""
+    given = telling_attrs(declaration, attrs)
     waiting = {k: v for k, v in given.items() if runtime_names(v)}
     return {k: v for k, v in given.items() if k not in waiting}, waiting
 
@@ -194,7 +202,7 @@ def compile_module(
     dtype: Any = None,
     inductor: bool = False,
 ) -> Any:
-    """A module that runs the graph on a target: an fx GraphModule (`cpu`, `cuda`) or an `Interpreter`.
+    """A module that runs the graph on a target: an fx GraphModule (`cpu`, `cuda`) or an `InterpretedNetwork`.
 
     `mode`: `train`, or `infer` (dropout off, no gradients of weights). `weights` are tensors by name, else made from `seed`.
     `inductor` compiles each distinct block with torch.compile. Raises GraphirError, and EnvironmentProblem where there is no such device.
@@ -203,13 +211,14 @@ def compile_module(
         help = nearest(target, TARGETS) or (f"targets: {', '.join(TARGETS)}",)
         raise GraphirError(Diagnostic("E0806", f"there is no target `{target}`", help=help))
     if mode not in ("train", "infer"):
-        raise GraphirError(Diagnostic("E0806", f"there is no mode `{mode}`", help=("modes: train, infer",)))
+        help = ("`Interpreter.run_step` decodes step by step",) if mode == "decode" else ("modes: train, infer",)
+        raise GraphirError(Diagnostic("E0806", f"target `{target}` has no mode `{mode}`", help=help))
     device = need_device(target)
     if target == "interpreter":
-        from .interpreter import Interpreter
+        from .interpreter import InterpretedNetwork
         from .weights import initialise
 
-        return Interpreter(graph, initialise(graph, seed) if weights is None else weights, dtype=dtype, training=mode == "train")
+        return InterpretedNetwork(graph, initialise(graph, seed) if weights is None else weights, dtype).train(mode == "train")
     from .fx import lower
 
     module = lower(graph, weights, seed=seed, dtype=dtype, device=device, mode=mode)

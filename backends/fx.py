@@ -1,53 +1,28 @@
 """Lowering to torch.fx: nested GraphModules by scope, one generated class per distinct block, state-dict names that are the paths.
 
-torch.fx pastes names of inputs and attributes into source that it executes, so `plan` checks them against a strict pattern and
-`attribute` renames what Python or a Module already means something by. That concerns attributes only: a module under the
-path `lambda` is reached as `lambda_` in the code and keeps `lambda` in the state dict. A parameter whose own name would
-clash (never one of a registered brick) is refused.
+torch.fx pastes names of inputs and attributes into source that it executes: `plan` checks them against a strict pattern, and
+`modules` renames what Python or a Module already means something by (in the code, never in the state dict).
 """
 
 from __future__ import annotations
 
-import builtins
 import copy
-import keyword
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.graph import _custom_builtins
 
 from graphir.bricks.call import arguments
 from graphir.bricks.declare import REGISTRY, Registry
 from graphir.ir.dims import Dim, Extremum, Poly, Quotient
-from graphir.ir.graph import Graph, Node, Value, Weight
+from graphir.ir.graph import Graph, Node, Value
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
-from .base import axis_that_gives, declaration_of, demand, gives, gives_tuple
+from .base import axis_that_gives, declaration_of, demand, gives, gives_tuple, telling_attrs
+from .modules import LIKE, argument, attach, attribute, parameter
 from .plan import Part, Plan, plan
-
-LIKE = "_like"
-_OWN = {"graphir", "input_names", "output_names", "mode", LIKE, "", *keyword.kwlist}
-_TAKEN = frozenset(n.rstrip("_") for n in [*dir(fx.GraphModule), *vars(fx.GraphModule(nn.Module(), fx.Graph())), *_OWN])
-# Generated code may call builtins; these it never calls, and they are good names for inputs.
-_HARMLESS = {"input", "id", "filter", "map", "format", "object", "hash"}
-_ARGUMENTS = frozenset(
-    n.rstrip("_") for n in [*(set(dir(builtins)) - _HARMLESS), *_custom_builtins, *keyword.kwlist, "self", "aux", "operator", "math", ""]
-)
-
-
-def attribute(segment: str) -> str:
-    """The Python attribute of a path segment: itself, or with `_` appended; no two segments share one."""
-    return f"{segment}_" if segment.rstrip("_") in _TAKEN else segment
-
-
-def argument(name: str) -> str:
-    """The Python parameter of a model input: itself, or with `_` appended; no two inputs share one."""
-    taken = name.rstrip("_") in _ARGUMENTS or name.startswith("graphir")
-    return f"{name}_" if taken else name
-
 
 def result(outputs: Any, extra: dict[str, torch.Tensor], aux: bool) -> Any:
     """What a model returns: its outputs, with `aux` also the auxiliary ones."""
@@ -189,9 +164,9 @@ def _build(planned: Plan, graphs: list[fx.Graph], tensors: Mapping[str, torch.Te
             block.register_buffer(LIKE, torch.empty(0), persistent=False)
         for entry in part.contents:
             if isinstance(entry, Part):
-                _attach(block, part.local(entry.path), build(entry))
+                attach(block, part.local(entry.path), build(entry))
             else:
-                _attach(block, entry[0], _parameter(entry[1], tensors[part.prefix + entry[0]]))
+                attach(block, entry[0], parameter(entry[1], tensors[part.prefix + entry[0]]))
         return block
 
     def _first(part: Part) -> Block:
@@ -204,37 +179,6 @@ def _build(planned: Plan, graphs: list[fx.Graph], tensors: Mapping[str, torch.Te
     network = build(planned.root)
     assert isinstance(network, Network)
     return network
-
-
-def _parameter(weight: Weight, tensor: torch.Tensor) -> nn.Parameter | torch.Tensor:
-    return tensor if weight.buffer else nn.Parameter(tensor, requires_grad=not weight.frozen)
-
-
-def _attach(module: nn.Module, path: str, thing: nn.Module | nn.Parameter | torch.Tensor) -> None:
-    """Put a module, parameter or buffer at a path, with plain modules in between; under its own name, whatever that is."""
-    *scopes, last = path.split(".")
-    for segment in scopes:
-        below = module._modules.get(segment)
-        if below is None:
-            below = nn.Module()
-            _attach_module(module, segment, below)
-        module = below
-    if isinstance(thing, nn.Module):
-        _attach_module(module, last, thing)
-    elif attribute(last) != last:
-        raise GraphirError(Diagnostic("E0805", f"a weight cannot be called `{last}`: torch modules have something else of that name"))
-    elif isinstance(thing, nn.Parameter):
-        module._parameters[last] = thing
-    else:
-        module._buffers[last] = thing
-
-
-def _attach_module(parent: nn.Module, segment: str, child: nn.Module) -> None:
-    assert segment not in parent._modules, segment
-    parent._modules[segment] = child
-    alias = attribute(segment)
-    if alias != segment:
-        parent.__dict__[alias] = child
 
 
 class Writer:
@@ -312,7 +256,7 @@ class Writer:
         inputs = [self._proxy(self.values[v]) for v in self.plan.inputs_of(node)]
         weights = {role: self._proxy(self._weight(name)) for role, name in node.weights}
         sizes = self.plan.sizes.get(node, {})
-        attrs = {k: self._config(v, sizes) for k, v in node.attrs.items()}
+        attrs = {k: self._config(v, sizes) for k, v in telling_attrs(declaration, node.attrs).items()}
         context = {what: self._context(what) for what in ("training", "device", "dtype") if what in declaration.accepts}
         positional, keywords = arguments(declaration, inputs, weights, attrs, **context)
         assert all(map(str.isidentifier, keywords)), declaration.name

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from graphir.bricks.call import arguments, concrete
 from graphir.bricks.declare import REGISTRY, Declaration, Registry
@@ -21,6 +22,8 @@ from graphir.ir.graph import Graph, Node, Value
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 from .base import axis_that_gives, bind_inputs, declaration_of, providers, split_attrs
+from .modules import argument, attach, parameter
+from .plan import check_names
 
 Step = Callable[[list[Any]], None]
 State = dict[str, dict[str, torch.Tensor]]
@@ -141,11 +144,10 @@ class Interpreter:
     def _call(self, bound: Bound) -> tuple[Callable[..., Any], int]:
         """The body with all but its positional inputs filled in, and how many inputs that leaves positional; optional ones follow."""
         node, declaration = bound.node, bound.declaration
-        static, _ = split_attrs(declaration, node.attrs)
+        static = split_attrs(declaration, node.attrs)[0]
         weights = {role: self.weights[name] for role, name in node.weights}
-        kept = {**static, **({"given": node.attrs["given"]} if "given" in node.attrs else {})}
         positional, keyword = arguments(
-            declaration, list(range(len(node.inputs))), weights, kept, training=self.training, device=None, dtype=self.dtype,
+            declaration, list(range(len(node.inputs))), weights, static, training=self.training, device=None, dtype=self.dtype,
         )
         ports = {k: v for k, v in keyword.items() if k in declaration.optional and k not in weights}
         fixed = {k: v for k, v in keyword.items() if k not in ports}
@@ -219,6 +221,41 @@ class Interpreter:
         }
 
 
+class InterpretedNetwork(nn.Module):
+    """A graph as a module that the interpreter runs: parameters by path, forward and `input_names` as those of the fx network."""
+
+    def __init__(
+        self, graph: Graph, weights: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None, registry: Registry = REGISTRY
+    ):
+        super().__init__()
+        check_names(graph)
+        self.graphir, self.registry = graph, registry
+        self.input_names = {name: argument(name) for name, _ in graph.inputs}
+        for name, weight in graph.weights.items():
+            attach(self, name, parameter(weight, weights[name].detach().to(dtype=dtype, copy=True)))
+        self._ready: tuple[bool, Interpreter] | None = None
+
+    def interpreter(self) -> Interpreter:
+        """The interpreter of the present parameters and mode."""
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        ready = self._ready
+        if ready and ready[0] == self.training and all(ready[1].weights[n] is tensors[n] for n in self.graphir.weights):
+            return ready[1]
+        made = Interpreter(self.graphir, tensors, training=self.training, registry=self.registry)
+        self._ready = self.training, made
+        return made
+
+    def forward(self, *inputs: torch.Tensor, aux: bool = False, **named: torch.Tensor) -> Any:
+        """The model's output, or a tuple of several; with `aux` a pair of that and a dict of the auxiliary outputs."""
+        given = dict(zip(self.input_names, inputs))
+        back = {alias: name for name, alias in self.input_names.items()}
+        given.update({back.get(n, n): t for n, t in named.items()})
+        outputs, extra = self.interpreter().run(given, aux=True)
+        shown = tuple(outputs.values())
+        shown = shown[0] if len(shown) == 1 else shown
+        return (shown, extra) if aux else shown
+
+
 def _assign(
     graph: Graph, registry: Registry, told: Mapping[str, Value]
 ) -> tuple[list[Bound], list[int], list[int], int]:
@@ -263,7 +300,7 @@ def _assign(
             if not uses.get(value):
                 unused.append(value)
         drops = tuple([s for s in dying if s not in writes])
-        _, waiting = split_attrs(declaration, node.attrs)
+        waiting = split_attrs(declaration, node.attrs)[1]
         tells = tuple(
             [
                 (name, slot_of[v], *axis_that_gives(v.type, name))  # type: ignore[misc]

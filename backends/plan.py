@@ -274,9 +274,10 @@ def _connect(
         for value in result.inputs_of(node):
             use(value, part)
         for _, name in node.weights:
-            while not name.startswith(part.prefix):
-                part.weights[name] = None
-                part = part.parent  # type: ignore[assignment]
+            reader = part
+            while not name.startswith(reader.prefix):
+                reader.weights[name] = None
+                reader = reader.parent  # type: ignore[assignment]
     for _, value in result.graph.results:
         use(result.source(value), result.root)
     for node, names in waiting.items():

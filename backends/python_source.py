@@ -11,8 +11,8 @@ from graphir.bricks.declare import REGISTRY, Registry
 from graphir.ir.dims import Dim, Extremum, Poly, Quotient
 from graphir.ir.graph import Graph, Node, Value, Weight
 
-from .base import axis_that_gives, declaration_of, gives, gives_tuple
-from .fx import LIKE, argument, attribute
+from .base import axis_that_gives, declaration_of, gives, gives_tuple, telling_attrs
+from .modules import LIKE, argument, attribute
 from .plan import Part, Plan, plan
 from .quote import Quotation
 
@@ -245,7 +245,7 @@ class _Body:
         inputs = [_Text(self.values[v]) for v in self.plan.inputs_of(node)]
         weights = {role: _Text(self._weight(name)) for role, name in node.weights}
         told = self.plan.sizes.get(node, {})
-        attrs = {k: _Text(self._config(v, told)) if k != "given" else v for k, v in node.attrs.items()}
+        attrs = {k: _Text(self._config(v, told)) if k != "given" else v for k, v in telling_attrs(declaration, node.attrs).items()}
         context = {what: _Text(self._context(what)) for what in ("training", "device", "dtype") if what in declaration.accepts}
         positional, keywords = arguments(declaration, inputs, weights, attrs, **context)
         function = self.quotation.function(declaration.body)

@@ -2,10 +2,11 @@
 
 The order of the default: stitches first, since an open one has no final weights and the rest would have to look past it;
 then `share`, so that equal calls are one before anything looks at who reads what; then `simplify`, whose removals bring
-additions and norms together; `norm-fusion` last, as its fused nodes hide sums and norms from every other pass.
+additions and norms together (it shares as it goes); `norm-fusion` last, as its fused nodes hide sums and norms from every other pass.
 
 `DEFAULT` keeps every trained weight as it was declared, so state dicts of training and inference agree; `INFER` does too,
-and leaves out what only training needs. `INFER_FOLDED` rewrites weights where that saves calls, and its state dict is its own.
+and leaves out what only training needs. `INFER_FOLDED` rewrites weights where that saves calls, and its state dict is its own;
+it shares once more after folding, since norms that lost their scales may be equal now.
 Each of them run a second time finds nothing to do. `lower` is in none of them: backends that want primitives ask for it.
 """
 
@@ -47,4 +48,4 @@ PASSES: Mapping[str, Pass] = {
 
 DEFAULT = "stitch,share,simplify,norm-fusion"
 INFER = "stitch,share,simplify{mode=infer},norm-fusion"
-INFER_FOLDED = "stitch,share,simplify{mode=infer},fold,merge-projections,norm-fusion"
+INFER_FOLDED = "stitch,share,simplify{mode=infer},fold,share,merge-projections,norm-fusion"

@@ -1,6 +1,6 @@
 """The reproducer: a text file with the pipeline, the versions and the graph as it was before the pass that broke.
 
-    python -m graphir.passes.crash crash-0123456789ab.gir
+    graphir replay crash-0123456789ab.gir
 
 runs it again. The file is the dump of the graph under a few lines of comments.
 """
@@ -39,7 +39,7 @@ def internal_error(error: Exception, graph: Graph, remaining: Pipeline, name: st
         path = write(graph, remaining, told, folder)
     except Exception as second:  # the first error is the one to report, whatever stops the file
         return InternalError(f"{told}\n(no reproducer could be written: {second})")
-    return InternalError(f"{told}\nreplay it with: python -m graphir.passes.crash {path}", path)
+    return InternalError(f"{told}\nreplay it with: graphir replay {path}", path)
 
 
 def write(graph: Graph, remaining: Pipeline, told: str, folder: Path) -> Path:
@@ -66,7 +66,7 @@ def read(text: str) -> tuple[Graph, Pipeline]:
     wanted = next((line for line in lines if line.startswith(PIPELINE)), None)
     if wanted is None:
         raise GraphirError(Diagnostic("E0902", "this is no crash reproducer", help=(f"its first lines begin with `{HEAD}` and `{PIPELINE.strip()}`",)))
-    graph = read_graph("".join(line for line in lines if not line.startswith("# ")))
+    graph = read_graph("".join(line for line in lines if not line.startswith("#")))
     return graph, parse(wanted.removeprefix(PIPELINE).strip())
 
 
@@ -92,7 +92,3 @@ def _versions() -> str:
         except PackageNotFoundError:
             parts.append(f"{package} not installed")
     return ", ".join(parts)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

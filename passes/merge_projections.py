@@ -60,12 +60,12 @@ def _groups(graph: Graph, report: Report) -> list[list[Node]]:
 
 def _emit(group: list[Node], rewriter: Rewriter, recipes: list[Recipe]) -> None:
     first = group[0]
-    where = _place(group, rewriter)
+    where, beside = _places(group, rewriter)
     sizes = tuple(int(node.attrs["out"]) for node in group)
     weights = tuple((role, _joined(role, group, where, rewriter, recipes)) for role, _ in first.weights)
     attrs = {**first.attrs, "out": sum(sizes)}
     (wide,) = rewriter.emit("linear", (rewriter.final(first.inputs[0]),), attrs, weights, where)
-    parts = rewriter.emit("split", (wide,), {"parts": sizes, "axis": -1}, (), rewriter.below(where, "split"))
+    parts = rewriter.emit("split", (wide,), {"parts": sizes, "axis": -1}, (), beside)
     for node, part in zip(group, parts):
         rewriter.replace(node.outputs, (part,))
     rewriter.report.fired[RULE] += 1
@@ -80,12 +80,13 @@ def _joined(role: str, group: list[Node], where: Where, rewriter: Rewriter, reci
     return name
 
 
-def _place(group: list[Node], rewriter: Rewriter) -> Where:
+def _places(group: list[Node], rewriter: Rewriter) -> tuple[Where, Where]:
+    """Where the wide linear and its split stand: in the common scope, under the names of the linears that they replace."""
     where = group[0].where
     scope = tuple(where.path.split(".")[:-1])
     for node in group[1:]:
         scope = common_scope(".".join((*scope, "")), node.where.path)
     names = "_".join(node.where.path.rsplit(".", 1)[-1] for node in group)
+    names = names if len(names) <= 48 else "projections"
     base = Where(".".join(scope), where.frames[: len(scope)], where.span, where.backend)
-    return rewriter.below(base, names if len(names) <= 48 else "projections")
-
+    return rewriter.below(base, names), rewriter.below(base, f"{names}_split")

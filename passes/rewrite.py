@@ -264,7 +264,7 @@ def rewrite(graph: Graph, rules: Rules | None = None, merge: bool = False, repor
             if before is not after:
                 moved[before] = after
     if report is not None and merge:
-        report.fired["equal calls merged"] += rewriter.merged
+        report.fired["equal_calls_are_one"] += rewriter.merged
     return rewriter.finish()
 
 

@@ -1,7 +1,8 @@
 """Calls that do nothing go, and chains that one call can do become one.
 
 Each rule looks up from the node that it is named after, and says what holds. None changes a weight or a random draw, and
-each is exact in the arithmetic of real numbers: merged factors may round differently in the last bit.
+each is exact in the arithmetic of real numbers: merged factors may round differently in the last bit. Equal calls merge as the
+walk goes: what a removal leaves equal may in turn be what the next rule looks for, and so one walk is enough.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Simplify:
 def simplify(graph: Graph, options: Simplify, report: Report) -> Graph:
     """Calls that do nothing go, and chains of scales, shifts and rearrangements become one call."""
     rules = INFERENCE_RULES if options.mode == "infer" else RULES
-    return rewrite(graph, rules, report=report)
+    if not any(op in graph.ops for op in rules):
+        return graph
+    return rewrite(graph, rules, merge=True, report=report)
 
 
 def id_is_its_input(node: Node, rewriter: Rewriter) -> Replacement:

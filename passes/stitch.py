@@ -7,7 +7,6 @@ to do the second time. An open stitch between equal widths is removed. A stitch 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -105,13 +104,20 @@ class StitchRow(NamedTuple):
     parameters: int
     open: bool
 
+    def __str__(self) -> str:
+        form = f"{self.form}, open" if self.open else self.form
+        place = f"  ({self.place})" if self.place else ""
+        return f"{self.path}: {self.source} -> {self.target}, {form}, {self.parameters:,} parameters{place}"
 
-def show_stitches(graph: Graph) -> Iterator[StitchRow]:
+
+def show_stitches(graph: Graph) -> list[StitchRow]:
     """One row per stitch of the graph, in order: path, place in the text, widths, form, parameters, whether still open."""
-    for node in graph.nodes:
-        if node.op == "stitch":
-            parameters = sum(graph.weights[name].numel for _, name in node.weights)
-            place = str(node.where.span) if node.where.span else ""
-            width = node.inputs[0].type.shape[-1]
-            assert isinstance(width, int)
-            yield StitchRow(node.where.path, place, width, node.attrs["out"], node.attrs["form"], parameters, _is_open(node))
+    return [_row(graph, node) for node in graph.nodes if node.op == "stitch"]
+
+
+def _row(graph: Graph, node: Node) -> StitchRow:
+    parameters = sum(graph.weights[name].numel for _, name in node.weights)
+    place = str(node.where.span) if node.where.span else ""
+    width = node.inputs[0].type.shape[-1]
+    assert isinstance(width, int)
+    return StitchRow(node.where.path, place, width, node.attrs["out"], node.attrs["form"], parameters, _is_open(node))

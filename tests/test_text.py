@@ -184,7 +184,8 @@ def test_malformed_texts_are_refused_in_their_place(text, line, column, message)
 
 
 HOSTILE = [
-    'x=print("PWNED")', 'a");print("PWNED");("', "a\nb", "__import__('os')", "a b", "é", "", "a" * 200, "1a", "a-b", "a%b", "a,b", "\u202ea",
+    'x=print("PWNED")', 'a");print("PWNED");("',
+    "a\nb", "__import__('os')", "a b", "é", "", "a" * 200, "1a", "a-b", "a%b", "a,b", "\u202ea",
 ]
 
 
@@ -193,10 +194,12 @@ HOSTILE = [
     "place",
     [
         "gir 1\ngraph M\ninput %{} : float[2]\n", "gir 1\ngraph M\ninput %x : float[{}]\n", BASE + "%0 = {}(%x) : float[B, 2] @r\n",
-        BASE + "%{} = relu(%x) : float[B, 2] @r\n", BASE + "%0 = relu(%x) {{{}=1}} : float[B, 2] @r\n",
+        BASE + "%{} = relu(%x) : float[B, 2] @r\n",
+        BASE + "%0 = relu(%x) {{{}=1}} : float[B, 2] @r\n",
         BASE + "%0 = relu(%x) w{{{}=a}} : float[B, 2] @r\n", BASE + "%0 = relu(%x) w{{weight=a.{}}} : float[B, 2] @r\n",
         BASE + "%0 = relu(%x) : float[B, 2] @a.{}\n", BASE + "%0 = relu(%x) : float[B, 2] @r|a,{}\n",
-        BASE + "%0 = relu(%x) : float[B, 2] @r !{}\n", BASE + NODE + "return {} = %0\n", BASE + NODE + "aux {} = %0\n", BASE + "weight {} [2] zeros\n", BASE + "param {} = 1\n",
+        BASE + "%0 = relu(%x) : float[B, 2] @r !{}\n",
+        BASE + NODE + "return {} = %0\n", BASE + NODE + "aux {} = %0\n", BASE + "weight {} [2] zeros\n", BASE + "param {} = 1\n",
     ],
 )
 def test_hostile_names_never_get_in(name, place):

@@ -48,7 +48,7 @@ def test_sound_graphs_pass():
         (": float[B, T//2, 8]", ": float[B, T, 8]", "the node holds float[B, T, 8]"),
         ("{out=8, bias=true}", "{out=8, bias=false}", "`linear` has the weights weight, not weight, bias"),
         ("{out=8, bias=true} w{weight=part.linear_3.weight, ", "{out=8, bias=true} w{", "has the weights weight, bias, not bias"),
-        ("w{weight=part.linear_3.weight, ", "w{weight=part.linear_3.weight, weight=part.linear_3.bias, ", "two weights are called `weight`"),
+        ("w{weight=part.linear_3.weight, ", "w{weight=part.linear_3.weight, weight=part.linear_3.bias, ", "two weights are called"),
         ("w{weight=part.linear_3.weight", "w{weight=part.linear_4.wait", "the weight `part.linear_4.wait` is not in the inventory"),
         ("weight part.linear_4.weight [8, 8]", "weight part.linear_4.weight [9, 8]", "has the shape [8, 8], but"),
         ("weight part.linear_4.", "weight part.linear_9.weight [8, 8] he\nweight part.linear_4.", "no node uses the weight"),

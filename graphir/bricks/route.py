@@ -11,7 +11,7 @@ from typing import Any
 from ..ir.dims import Dim, Facts
 from ..ir.types import Type
 from .declare import StateRule, brick
-from .shapes import elementwise_shape, equal_shapes, expect_same, show_shape
+from .shapes import equal_shapes, expect_same, show_shape
 from .signature import Misfit
 from .torch_lazy import F, torch
 
@@ -47,10 +47,20 @@ def _filter_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
         raise Misfit("E0305", f"the filter names {len(branches)} branches, but gets {len(values)}")
     expect_same(facts, len(values), weights[-1], f"the router gives {weights[-1]} scores for {len(values)} branches", 0)
     equal_shapes(values, facts, "branches")
-    leading = elementwise_shape([weights[:-1], values[0].shape[:-1]], facts)
-    if leading != values[0].shape[:-1]:
-        raise Misfit("E0205", f"weights {show_shape(weights)} are no weights of tokens {show_shape(values[0].shape)}", 0)
+    _expect_weights_of_tokens(weights, values[0].shape, facts)
     return (values[0],)
+
+
+def _expect_weights_of_tokens(weights: Sequence[Dim], values: Sequence[Dim], facts: Facts) -> None:
+    message = f"weights {show_shape(weights)} are no weights of tokens {show_shape(values)}"
+    help = ("for one choice a sample: `rearrange(\"b n -> b 1 n\")` after the router",) if len(weights) < len(values) else ()
+    if len(weights) > len(values):
+        raise Misfit("E0205", message, 0)
+    offset = len(values) - len(weights)
+    for place, dim in enumerate(weights[:-1]):
+        same = dim == 1 or facts.same(values[offset + place], dim)
+        if not same:
+            raise Misfit("E0204" if same is None else "E0205", message, 0, help)
 
 
 @brick(

@@ -20,7 +20,7 @@ from .errors import misfit
 from .run import Run
 from .scope import Call, Grafting, Scope, join
 from .values import (
-    POISON, BlockBrick, Brick, Edit, Filter, Fork, Frozen, Grafted, Named, Pipeline, Placed, Poison, Poisoned, Primitive, Shared, Site,
+    BlockBrick, Brick, Edit, Filter, Fork, Frozen, Grafted, Named, Pipeline, Placed, Poison, Poisoned, Primitive, Shared, Site,
     Stitched, Transposed, own_name,
 )
 
@@ -107,8 +107,8 @@ def _remembered(run: Run, brick: Any, inputs: tuple[Value, ...], scope: Scope, a
     """Replay the application if an equal one was made, else make it and record it."""
     key = run.replayable(brick, inputs, scope)
     if key is not None and key in run.memo:
-        recording = run.memo[key]
-        if recording is POISON:
+        recording = run.recorded(key)
+        if recording is None:
             raise Poisoned
         return _single(run.replay(recording, scope, inputs, at.span))
     nodes, aux, before = len(run.nodes), len(run.aux), run.total
@@ -116,7 +116,7 @@ def _remembered(run: Run, brick: Any, inputs: tuple[Value, ...], scope: Scope, a
         outputs = make()
     except (GraphirError, Poisoned):
         if key is not None:
-            run.memo[key] = POISON  # type: ignore[assignment]
+            run.memo[key] = None
         raise
     if key is not None:
         run.record(key, scope, inputs, outputs if isinstance(outputs, tuple) else (outputs,), nodes, aux, before)

@@ -243,7 +243,7 @@ def _range(run: Run, expr: s.Range, env: Env) -> list[int]:
 
 
 def _comprehension(run: Run, expr: s.Comprehension, env: Env) -> list[Any]:
-    source = evaluate(run, expr.source, env)
+    source = _items(evaluate(run, expr.source, env))
     if not isinstance(source, list):
         raise run.fail("E0404", f"a comprehension runs over a list, not over {describe(source)}", expr.source.span, scope=env.scope)
     out = []
@@ -264,8 +264,15 @@ def _unpack(run: Run, names: tuple[str, ...], value: Any, span: Span, env: Env) 
     return dict(zip(names, value))
 
 
+def _items(value: Any) -> Any:
+    """The parts of a shared list, each one instance; anything else as it is."""
+    if not isinstance(value, Shared) or not isinstance(value.brick, list):
+        return value
+    return [item if isinstance(item, Shared) else Shared(item, f"{value.path}.{place}", value.span) for place, item in enumerate(value.brick)]
+
+
 def _index(run: Run, expr: s.Index, env: Env) -> Any:
-    value = evaluate(run, expr.value, env)
+    value = _items(evaluate(run, expr.value, env))
     if not isinstance(value, list | tuple):
         help = ("use the bricks `select`, `slice` or `gather` on tensors",) if tensor(value) else ()
         raise run.fail("E0404", f"lists and tuples are indexed, not {describe(value)}", expr.value.span, scope=env.scope, help=help)

@@ -98,7 +98,7 @@ class Run:
     total: int = 0
     parameters: int = 0
     steps: int = 0
-    memo: dict[Any, Recording] = field(default_factory=dict)
+    memo: dict[Any, Recording | Callable[[], Recording] | None] = field(default_factory=dict)
     tokens: dict[Any, int] = field(default_factory=dict)
     token_of: dict[int, tuple[Any, int, frozenset[int]]] = field(default_factory=dict)
     inferred: dict[Any, Any] = field(default_factory=dict)
@@ -218,7 +218,16 @@ class Run:
         return number, tuple([v.type for v in inputs]), scope.backend, scope.frozen, scope.shared, len({id(v) for v in inputs})
 
     def record(self, key: Any, scope: Scope, inputs: tuple[Value, ...], outputs: tuple[Value, ...], nodes: int, aux: int, before: int) -> None:
-        self.memo[key] = recording(scope, inputs, outputs, self.nodes[nodes:], self.weights, self.aux[aux:], self.total - before)
+        """Remember what an application made. The table to replay it from is made when it is first needed: most never are."""
+        ends, auxes, count = len(self.nodes), len(self.aux), self.total - before
+        self.memo[key] = lambda: recording(scope, inputs, outputs, self.nodes[nodes:ends], self.weights, self.aux[aux:auxes], count)
+
+    def recorded(self, key: Any) -> Recording | None:
+        """The recording under a key; None for an application that failed."""
+        found = self.memo[key]
+        if callable(found):
+            found = self.memo[key] = found()
+        return found
 
     def replay(self, recording: Recording, scope: Scope, inputs: tuple[Value, ...], span: Span) -> tuple[Value, ...]:
         """Copy a recorded application to another place."""

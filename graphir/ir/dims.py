@@ -18,8 +18,9 @@ from math import gcd
 from typing import TypeAlias, Union
 
 MAX_COEFFICIENT = 2**256
-MAX_ATOMS = 4096  # in one dim, those inside quotients and extrema counted
+MAX_ATOMS = 1024  # in one dim, those inside quotients and extrema counted
 MAX_DEGREE = 32  # factors in one product
+MAX_RIVALS = 64  # dims in one min or max
 MAX_DEPTH = 32  # quotients and extrema inside each other
 
 
@@ -239,6 +240,8 @@ def _unrivalled(op: str, dims: Iterable[Dim]) -> list[Dim]:
     kept: list[Dim] = []
     for dim in dims:
         rival = next((i for i, other in enumerate(kept) if isinstance(other - dim, int)), None)
+        if rival is None and len(kept) == MAX_RIVALS:
+            raise OverflowError(f"`{op}` of too many dims")
         if rival is None:
             kept.append(dim)
         elif (kept[rival] - dim > 0) == (op == "min"):  # type: ignore[operator]

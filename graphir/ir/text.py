@@ -223,7 +223,7 @@ class _Reader:
         except KeyError as e:
             at = line.index(e.args[0] + (")" if inputs.endswith(e.args[0]) else ","), found.start(3))
             self.fail(f"`{e.args[0]}` is used before it is defined", at, at + len(e.args[0]))
-        pairs = tuple([tuple(pair.split("=")) for pair in weights.split(", ")]) if weights else ()
+        pairs = tuple([(role, name) for role, _, name in [pair.partition("=") for pair in weights.split(", ")]]) if weights else ()
         span = Place(self.sources.get(source) or self.source_name(source, found.start(10)), int(row), int(column)) if source else None
         where = Where(path or "", self.frames[frames], span, backend)
         node = Node(op, arguments, self.attrs[attrs], pairs, where, self.types[types])

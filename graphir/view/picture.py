@@ -60,7 +60,7 @@ def _inside(piece: Piece) -> list[Piece]:
 def _level(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """The pieces of one level: repeated stretches of several siblings are open always."""
     for piece in pieces:
-        if _sole(piece) is None:
+        if isinstance(piece, Fold) and _sole(piece) is None:
             yield from _level(piece.unit)
         else:
             yield piece
@@ -100,9 +100,10 @@ class _Painter:
         for piece in pieces:
             self._alias(piece)
             part = _sole(piece)
-            if part is None:
-                self._place(list(piece.unit), base, self._cluster(piece, part, base, cluster, None), level, marked)
+            if isinstance(piece, Fold) and part is None:
+                self._place(list(piece.unit), base, self._cluster(piece, None, base, cluster, None), level, marked)
                 continue
+            assert part is not None
             inside = _inside(piece)
             if not inside or level >= self.depth:
                 self._box(piece, base, cluster, marked)
@@ -145,7 +146,7 @@ class _Painter:
         shown = backend if backend != (parent.backend if parent else "") else ""
         cluster = Cluster(
             f"cluster_{len(self.out.clusters)}", self._ident("scope", piece.path), parent, "scope", title, name,
-            note=f.parameters(size) if size else "", count=piece.count if isinstance(piece, Fold) else 1, backend=shown,
+            note=self._params(_first(piece), size), count=piece.count if isinstance(piece, Fold) else 1, backend=shown,
             marks=(mark,) if mark else (), tooltip=_about_scope(piece, size),
         )
         self.out.clusters.append(cluster)
@@ -159,12 +160,12 @@ class _Painter:
         marks = () if marked or part is None else self.sharing.marks(part)
         backend = _backend(piece)
         shown = backend if backend != _backend_of(cluster) else ""
-        params = f.parameters(size) if size else ""
+        params = self._params(nodes, size)
         if len(nodes) == 1:
             box = self._node(nodes[0], piece, part, base, params)
         else:
             title, name = _names(piece, part, base)
-            box = Box("", "", None, "scope", title, name, params and f"{params} params", tooltip=_about_scope(piece, size))
+            box = Box("", "", None, "scope", title, name, _params_alone(params), tooltip=_about_scope(piece, size))
         box.key, box.ident, box.cluster = f"n{len(self.out.boxes)}", self._ident("node", piece.path), cluster
         box.count, box.marks, box.backend = count, marks, shown
         if box.shape in ("circle", "point") and (count > 1 or shown):
@@ -172,6 +173,11 @@ class _Painter:
         self.out.boxes.append(box.fit())
         for node in nodes:
             self.home[node] = box
+
+    def _params(self, nodes: list[Node], size: int) -> str:
+        """`1.2M`, `1.2M frozen` where training leaves all of it alone, nothing where there is none."""
+        frozen = all(self.graph.weights[name].frozen for node in nodes for _, name in node.weights)
+        return (f.parameters(size) + (" frozen" if frozen else "")) if size else ""
 
     def _node(self, node: Node, piece: Piece, part: Part | None, base: str, params: str) -> Box:
         declaration = REGISTRY.get(node.op)
@@ -187,7 +193,7 @@ class _Painter:
         title, name, note = node.op, _own_name(piece, part, node, base), " ".join(settings[:3])
         if kind == "stitch":
             title, name, note = f"{_last(node.inputs)} → {_last(node.outputs)}", "", str(node.attrs.get("form", ""))
-        note = f"{f.clip(note, 34)} · {params}" if note and params else f.clip(note, 34) or (params and f"{params} params")
+        note = f"{f.clip(note, 34)} · {params}" if note and params else f.clip(note, 34) or _params_alone(params)
         shape = {"filter": "hexagon", "stitch": "stitch"}.get(kind, "rect")
         if kind == "brick":
             family = FAMILIES.get(declaration.file.rpartition(".")[2], "") if declaration else ""
@@ -256,6 +262,10 @@ def _ranks(wires: Iterable[tuple[Box, Box, Value]]) -> dict[Box, int]:
             if not above[target]:
                 ready.append(target)
     return ranks
+
+
+def _params_alone(params: str) -> str:
+    return params if not params or params.endswith("frozen") else f"{params} params"
 
 
 def _sole(piece: Piece) -> Part | None:

@@ -285,8 +285,7 @@ def contents(part: Part) -> Iterator[Piece]:
     A pipe keeps its box where it is a branch of a fork or filter, a place in a list, or named by the model itself.
     """
     for piece in part.folded:
-        written = isinstance(piece, Part) and piece.node is None and (piece.frame == "[]" or (piece.frame == "pipe" and _inlines(part)))
-        if written:
+        if isinstance(piece, Part) and piece.node is None and (piece.frame == "[]" or (piece.frame == "pipe" and _inlines(part))):
             yield from contents(piece)
         else:
             yield piece

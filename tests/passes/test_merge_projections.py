@@ -21,6 +21,7 @@ def test_linears_of_one_input_become_one(bias):
     after, report, recipes = merge(graph)
     assert ops(after) == ["linear", "split"]
     assert after.nodes[0].where.path == "attention.q_k_v"
+    assert after.nodes[1].where.path == "attention.q_k_v_split"
     assert after.nodes[0].attrs["out"] == 16
     assert after.nodes[1].attrs["parts"] == (8, 4, 4)
     assert report.fired["linears_of_one_input_are_one_wide_linear"] == 1

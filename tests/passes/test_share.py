@@ -19,7 +19,7 @@ def test_equal_calls_become_one():
     graph = h.graph(h.call("add", h.call("gelu", one.outputs[0]), h.call("gelu", two.outputs[0])))
     after, report = run(graph, "share")
     assert ops(after) == ["linear", "gelu", "add"]
-    assert report.fired["equal calls merged"] == 2
+    assert report.fired["equal_calls_are_one"] == 2
     assert report.figures["parameters before"] == report.figures["parameters after"] == 72
     assert_keeps_meaning(graph, after)
     assert run(after, "share")[0] is after

@@ -110,6 +110,7 @@ def test_frozen_stitches_stay_frozen():
 def test_the_table_of_stitches():
     graph = _open()
     assert [tuple(row) for row in show_stitches(graph)] == [("join.stitch", "", 8, 6, "linear", 54, True)]
+    assert [str(row) for row in show_stitches(graph)] == ["join.stitch: 8 -> 6, linear, open, 54 parameters"]
     after, _ = run(graph, "stitch{form=mlp}")
     assert [tuple(row) for row in show_stitches(after)] == [("join.stitch", "", 8, 6, "mlp", 111, False)]
     assert ops(after) == ["stitch"]
