@@ -21,8 +21,9 @@ from graphir.ir.graph import Graph, Node, Value
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 from .base import axis_that_gives, declaration_of, demand, gives, gives_tuple, telling_attrs
-from .modules import LIKE, argument, attach, attribute, parameter
+from .modules import LIKE, Named, argument, attach, attribute, parameter
 from .plan import Part, Plan, plan
+
 
 def result(outputs: Any, extra: dict[str, torch.Tensor], aux: bool) -> Any:
     """What a model returns: its outputs, with `aux` also the auxiliary ones."""
@@ -32,7 +33,7 @@ def result(outputs: Any, extra: dict[str, torch.Tensor], aux: bool) -> Any:
 fx.has_side_effect(demand)
 
 
-class Block(fx.GraphModule):
+class Block(Named, fx.GraphModule):
     """A scope of a model. Blocks that do the same share one class, so what is traced or compiled once serves them all."""
 
     def __init__(self, graph: fx.Graph, name: str):
@@ -92,9 +93,8 @@ class Network(Block):
         return other
 
     def _about(self, graph: Graph, mode: str) -> None:
-        self.graphir, self.mode = graph, mode
-        self.input_names = {name: argument(name) for name, _ in graph.inputs}
-        self.output_names = tuple(name for name, _ in graph.outputs)
+        names = {name: argument(name) for name, _ in graph.inputs}
+        self.__dict__.update(graphir=graph, mode=mode, input_names=names, output_names=tuple(name for name, _ in graph.outputs))
 
     def __reduce__(self) -> tuple[Any, ...]:
         trained = {name: p.requires_grad for name, p in self.named_parameters()}
@@ -103,8 +103,8 @@ class Network(Block):
 
 def _restore(graph: Graph, mode: str, state: Mapping[str, torch.Tensor], trained: Mapping[str, bool], training: bool) -> Network:
     network = lower(graph, state, mode=mode)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(trained[name])
+    for name, trained_one in network.named_parameters():
+        trained_one.requires_grad_(trained[name])
     return network.train(training)
 
 

@@ -22,7 +22,7 @@ from graphir.ir.graph import Graph, Node, Value
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 from .base import axis_that_gives, bind_inputs, declaration_of, providers, split_attrs
-from .modules import argument, attach, parameter
+from .modules import Named, argument, attach, parameter
 from .plan import check_names
 
 Step = Callable[[list[Any]], None]
@@ -221,7 +221,7 @@ class Interpreter:
         }
 
 
-class InterpretedNetwork(nn.Module):
+class InterpretedNetwork(Named, nn.Module):
     """A graph as a module that the interpreter runs: parameters by path, forward and `input_names` as those of the fx network."""
 
     def __init__(

@@ -37,6 +37,20 @@ def argument(name: str) -> str:
     return f"{name}_" if taken else name
 
 
+class Named:
+    """For modules whose parts may be called what torch sets on modules (`training`): such a value stands beside the part."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__.get("_modules", ()) and not isinstance(value, nn.Module):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+
+class Scope(Named, nn.Module):
+    """A plain place in the tree of names."""
+
+
 def parameter(weight: Weight, tensor: torch.Tensor) -> nn.Parameter | torch.Tensor:
     return tensor if weight.buffer else nn.Parameter(tensor, requires_grad=not weight.frozen)
 
@@ -47,7 +61,7 @@ def attach(module: nn.Module, path: str, thing: nn.Module | nn.Parameter | torch
     for segment in scopes:
         below = module._modules.get(segment)
         if below is None:
-            below = nn.Module()
+            below = Scope()
             _attach_module(module, segment, below)
         module = below
     if isinstance(thing, nn.Module):

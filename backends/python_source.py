@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from graphir.bricks.call import arguments
 from graphir.bricks.declare import REGISTRY, Registry
 from graphir.ir.dims import Dim, Extremum, Poly, Quotient
@@ -26,6 +28,14 @@ from __future__ import annotations
 {imports}
 '''
 
+_ODD = '''
+    def __setattr__(self, name, value):
+        if name in self.__dict__.get("_modules", ()) and not isinstance(value, nn.Module):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+'''
+
 _TAIL = '''
 
 class Part(nn.Module):
@@ -37,7 +47,7 @@ class Part(nn.Module):
 
     def __getitem__(self, name):
         return self._modules[str(name)]
-
+{odd}
 
 def grow(module, parts=(), frozen=(), buffers=(), aliases=(), **shapes):
     """Give a module parts, parameters and buffers. `aliases` are attributes for parts whose names Python or torch have taken."""
@@ -85,7 +95,9 @@ def emit(graph: Graph, registry: Registry = REGISTRY) -> str:
     lines = dict.fromkeys(["import json", "import math", *sorted(i for i in quotation.imports if "torch" not in i)])
     lines |= dict.fromkeys(["import torch", "from torch import nn", *sorted(quotation.imports)])
     head = _HEAD.format(name=graph.name, imports="\n".join(lines))
-    return "\n\n\n".join([head.rstrip(), _TAIL.strip(), *quotation.texts.values(), *classes]) + "\n"
+    odd = any(a in vars(nn.Module()) for path in planned.paths.union(graph.weights) for a in path.split("."))
+    tail = _TAIL.replace("{odd}", _ODD.rstrip() if odd else "").replace("\n\n\n\ndef grow", "\n\n\ndef grow").strip()
+    return "\n\n\n".join([head.rstrip(), tail, *quotation.texts.values(), *classes]) + "\n"
 
 
 class _Writer:
@@ -102,7 +114,7 @@ class _Writer:
         self.classes[part.kind] = name
         setup = self._setup(part, body.like)
         init = ["def __init__(self):", *_indent(["super().__init__()", *setup])]
-        return "\n".join([f"class {name}(nn.Module):", *_indent([*init, "", *forward])])
+        return "\n".join([f"class {name}(Part):", *_indent([*init, "", *forward])])
 
     def _class_name(self, part: Part) -> str:
         wanted = re.sub(r"\W", "", part.frame) or "Block"
@@ -150,11 +162,15 @@ def _table(parts: Mapping[str, list[str]]) -> str:
     made = ["\n".join(lines) for lines in parts.values()]
     if len(made) > 1 and len(set(made)) == 1 and list(parts) == [str(i) for i in range(len(parts))]:
         return f"{{i: {made[0]} for i in range({len(made)})}}"
-    entries = [f"{n}: {m}" if n.isdigit() and str(int(n)) == n else f'"{n}": {m}' for n, m in zip(parts, made)]
+    entries = [f"{_key(n)}: {m}" for n, m in zip(parts, made)]
     flat = f"{{{', '.join(entries)}}}"
     if len(flat) <= WIDTH and "\n" not in flat:
         return flat
     return "\n".join(["{", *_indent([line for e in entries for line in f"{e},".split("\n")]), "}"])
+
+
+def _key(segment: str) -> str:
+    return segment if segment.isdigit() and str(int(segment)) == segment else f'"{segment}"'
 
 
 def _call(function: str, inside: list[str]) -> list[str]:
@@ -186,7 +202,6 @@ class _Body:
 
     def __init__(self, part: Part, planned: Plan, quotation: Quotation):
         self.part, self.plan, self.quotation = part, planned, quotation
-        self.blocks = planned.paths
         self.lines: list[str] = []
         self.values: dict[Value, str] = {}
         self.weights: dict[str, str] = {}
@@ -264,11 +279,9 @@ class _Body:
 
     def _reach(self, path: str) -> str:
         """The expression for a part or a weight below this part."""
-        text, scope = "self", self.part.path
+        text = "self"
         for segment in self.part.local(path).split("."):
-            indexed = segment.isdigit() and text != "self" and scope not in self.blocks
-            taken = f'getattr({text}, "{segment}")' if segment.isdigit() else f"{text}.{attribute(segment)}"
-            text, scope = f"{text}[{segment}]" if indexed and str(int(segment)) == segment else taken, f"{scope}.{segment}".lstrip(".")
+            text = f"{text}[{_key(segment)}]" if segment.isdigit() else f"{text}.{attribute(segment)}"
         return text
 
     def _context(self, what: str) -> str:

@@ -140,6 +140,16 @@ def _step_bias(shape: Shape, g: torch.Generator, low: float = 1e-3, high: float 
     return step + torch.log(-torch.expm1(-step))
 
 
+def _forget_power(shape: Shape, g: torch.Generator, heads: float, power: float) -> torch.Tensor:
+    """Biases of the gates i, f, z, o of an sLSTM, zero but for f: from 5 down to -7 by a power law over each head (xLSTM)."""
+    width = math.prod(shape) // 4
+    each = max(1, width // max(1, int(heads)))
+    place = (torch.arange(width, dtype=torch.float64) % each) / max(1, each - 1)
+    bias = torch.zeros(math.prod(shape))
+    bias[width : 2 * width] = (5.0 - 12.0 * place**power).float()
+    return bias.reshape(shape)
+
+
 MAKERS: dict[str, Maker] = {
     "zeros": lambda s, g: torch.zeros(s),
     "ones": lambda s, g: torch.ones(s),
@@ -164,10 +174,11 @@ MAKERS: dict[str, Maker] = {
     "log_range": _log_range,
     "log_uniform": _log_uniform,
     "step_bias": _step_bias,
+    "forget_power": _forget_power,
 }
 TAKES = {
     "constant": (1, 1), "normal": (0, 1), "uniform": (0, 1), "trunc_normal": (0, 1), "wang": (1, 1), "orthogonal": (0, 1),
-    "linspace": (2, 2), "log_uniform": (0, 2), "step_bias": (0, 3),
+    "linspace": (2, 2), "log_uniform": (0, 2), "step_bias": (0, 3), "forget_power": (2, 2),
 }
 
 

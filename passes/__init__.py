@@ -12,7 +12,7 @@ from .stitch import show_stitches
 from .watch import Diff, PrintAfter, Statistics, Timing, Verify
 
 __all__ = [
-    "DEFAULT", "INFER", "INFER_FOLDED", "PASSES", "Diff", "Event", "InternalError", "Pass", "Pipeline", "PrintAfter", "Recipe", "Refusal", "Report",
-    "Rewriter", "Statistics", "Step", "Timing", "Verify", "Watcher", "apply", "dead_code", "parse", "rewrite", "run_pipeline", "share_equal_weights",
-    "show_stitches",
+    "DEFAULT", "INFER", "INFER_FOLDED", "PASSES", "Diff", "Event", "InternalError", "Pass", "Pipeline", "PrintAfter", "Recipe",
+    "Refusal", "Report", "Rewriter", "Statistics", "Step", "Timing", "Verify", "Watcher", "apply", "dead_code", "parse", "rewrite",
+    "run_pipeline", "share_equal_weights", "show_stitches",
 ]

@@ -65,7 +65,8 @@ def read(text: str) -> tuple[Graph, Pipeline]:
     lines = text.splitlines(keepends=True)
     wanted = next((line for line in lines if line.startswith(PIPELINE)), None)
     if wanted is None:
-        raise GraphirError(Diagnostic("E0902", "this is no crash reproducer", help=(f"its first lines begin with `{HEAD}` and `{PIPELINE.strip()}`",)))
+        help = f"its first lines begin with `{HEAD}` and `{PIPELINE.strip()}`"
+        raise GraphirError(Diagnostic("E0902", "this is no crash reproducer", help=(help,)))
     graph = read_graph("".join(line for line in lines if not line.startswith("#")))
     return graph, parse(wanted.removeprefix(PIPELINE).strip())
 

@@ -254,7 +254,8 @@ def _absorbed(convolution: Node, norm: Node, rewriter: Rewriter, recipes: list[R
     statistics = {roles[role]: name for role, name in norm.weights}
     rows = (("weight", old["weight"]), *((r, n) for r, n in statistics.items() if r in ("variance", "scale")))
     weight = Recipe(f"{prefix}.weight_folded", "normalised_rows", rows, eps)
-    bias = Recipe(f"{prefix}.bias_folded", "normalised_bias", (*statistics.items(), *((r, n) for r, n in convolution.weights if r == "bias")), eps)
+    offsets = (*statistics.items(), *((r, n) for r, n in convolution.weights if r == "bias"))
+    bias = Recipe(f"{prefix}.bias_folded", "normalised_bias", offsets, eps)
     return (
         ("weight", _note(weight, Weight(known.shape, DERIVED, known.frozen), rewriter, recipes)),
         ("bias", _note(bias, Weight((known.shape[0],), DERIVED, known.frozen), rewriter, recipes)),

@@ -17,6 +17,7 @@ from .rewrite import Rewriter, branch_of, common_scope, dead_code
 from .users import through_forks, weight_uses
 
 RULE = "linears_of_one_input_are_one_wide_linear"
+ALONE = "no other linear reads its input on the same backend, in the same branch, with the same kind of weights"
 
 
 def merge_projections(graph: Graph, options: NoOptions, report: Report) -> Graph:
@@ -54,7 +55,7 @@ def _groups(graph: Graph, report: Report) -> list[list[Node]]:
         found.setdefault(key, []).append(node)
     for group in found.values():
         if len(group) == 1:
-            report.refuse(RULE, group[0], "no other linear reads its input on the same backend, in the same branch, with the same kind of weights")
+            report.refuse(RULE, group[0], ALONE)
     return [group for group in found.values() if len(group) > 1]
 
 

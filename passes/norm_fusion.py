@@ -153,8 +153,8 @@ def _emit_fused(add: Node, norm: Node, rewriter: Rewriter) -> None:
 def _emit_applied(norm: Node, group: tuple[Node, ...], statistics: dict[Node, tuple[Value, ...]], rewriter: Rewriter) -> None:
     family = FAMILIES[norm.op]
     if group[0] not in statistics:
-        source = rewriter.final(through_forks(norm.inputs[0]))
-        statistics[group[0]] = rewriter.emit(family.statistic, (source,), _taken(family.statistic, norm.attrs), (), _scope_of(group, rewriter, family.statistic))
+        source, op = rewriter.final(through_forks(norm.inputs[0])), family.statistic
+        statistics[group[0]] = rewriter.emit(op, (source,), _taken(op, norm.attrs), (), _scope_of(group, rewriter, op))
         rewriter.report.fired[ONE_STATISTIC] += 1
     inputs = (rewriter.final(norm.inputs[0]), *statistics[group[0]])
     rewriter.replace(norm.outputs, rewriter.emit(family.applied, inputs, _taken(family.applied, norm.attrs), norm.weights, norm.where))

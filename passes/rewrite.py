@@ -19,6 +19,7 @@ from ..ir.graph import NO_ATTRS, Attrs, Graph, Node, Value, Weight, Where
 from .report import Report
 
 DEPTH = 16
+NOWHERE = Where("")
 BRANCHING = ("fork", "filter")
 
 Rule = Callable[[Node, "Rewriter"], "Sequence[Value] | None"]
@@ -65,7 +66,7 @@ class Rewriter:
         inputs: Iterable[Value],
         attrs: Mapping[str, Any] = NO_ATTRS,
         weights: tuple[tuple[str, str], ...] = (),
-        where: Where = Where(""),
+        where: Where = NOWHERE,
     ) -> tuple[Value, ...]:
         """The values of a call: a new node's, an equal older node's, or what a rule makes of it."""
         inputs = tuple(inputs)

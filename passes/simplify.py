@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..bricks.declare import REGISTRY
 from ..ir.graph import Graph, Node, Value
 from .report import Report
 from .rewrite import Rewriter, Rule, rewrite

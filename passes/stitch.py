@@ -35,9 +35,8 @@ def stitch(graph: Graph, options: Stitch, report: Report) -> Graph:
     if not any(_is_open(node) for node in graph.nodes):
         return graph
     if options.form == "mlp" and options.init == "identity":
-        raise GraphirError(
-            Diagnostic("E0902", "a stitch of form `mlp` cannot start as the identity", help=("`init=zero`, or the forms `linear` and `low-rank`, can",))
-        )
+        help = "`init=zero`, or the forms `linear` and `low-rank`, can"
+        raise GraphirError(Diagnostic("E0902", "a stitch of form `mlp` cannot start as the identity", help=(help,)))
     rewriter = Rewriter(graph, report=report)
     for node in graph.nodes:
         carried = rewriter.carried(node)

@@ -16,14 +16,14 @@ from graphir.bricks.build import Builder
 from graphir.bricks.call import read_example
 from graphir.bricks.declare import REGISTRY, Declaration, Misfit
 from graphir.ir.dims import symbol
-from graphir.ir.graph import Attrs, Graph, Node, Value, Where
+from graphir.ir.graph import Graph, Node, Value, Where
 from graphir.ir.types import Type
 from graphir.passes.lower import filled
 
 WIDTHS = (4, 6, 8)
 # bricks whose numbers are too wild to compare (poles, jumps at ties) or whose draws are random
 AVOID = frozenset(
-    ("log", "rsqrt", "sqrt", "reciprocal", "power", "exp", "einsum", "int", "round", "sign", "stitch", "fork", "filter", "weight", "hardmax", "topk", "argsort")
+    "log rsqrt sqrt reciprocal power exp einsum int round sign stitch fork filter weight hardmax topk argsort".split()
 )
 
 
@@ -125,8 +125,8 @@ class Sower:
         return [self.norm(x) for _ in range(self.random.randint(2, 3))]
 
     def normed_projections(self) -> Sequence[Value]:
-        y = self.norm(self.wide())
-        return [self.call("linear", y, out=self.random.choice(WIDTHS), bias=self.random.random() < 0.5) for _ in range(self.random.randint(1, 2))]
+        y, count = self.norm(self.wide()), self.random.randint(1, 2)
+        return [self.call("linear", y, out=self.random.choice(WIDTHS), bias=self.random.random() < 0.5) for _ in range(count)]
 
     def arithmetic(self) -> Sequence[Value]:
         x = self.wide()
@@ -243,7 +243,8 @@ _NO_FACTS = Graph("none", (), (), (), {})
 
 
 def _is_sequence(type: Type) -> bool:
-    return len(type.shape) == 3 and type.shape[:2] == (symbol("B"), symbol("T")) and isinstance(type.shape[2], int) and type.shape[2] in WIDTHS
+    shape = type.shape
+    return len(shape) == 3 and shape[:2] == (symbol("B"), symbol("T")) and isinstance(shape[2], int) and shape[2] in WIDTHS
 
 
 def random_graph(seed: int, size: int = 16) -> Graph:
@@ -251,4 +252,99 @@ def random_graph(seed: int, size: int = 16) -> Graph:
     return Sower(seed).grow(size)
 
 
-__all__ = ["Attrs", "fitting_bricks", "random_graph"]
+class Writer:
+    """One random program in the making: statements that bind tensors, and what type each has."""
+
+    def __init__(self, seed: int):
+        self.random = random.Random(seed)
+        self.width = self.random.choice(WIDTHS)
+        self.types: dict[str, Type] = {"x": Type("float", (symbol("B"), symbol("T"), self.width))}
+        self.lines: list[str] = []
+        self.shared: list[tuple[str, int, int]] = []
+        self.bricks = [d for d in fitting_bricks() if d.kind == "brick" and len(d.ports) == 1 and not d.variadic]
+
+    def any(self) -> str:
+        return self.random.choice(list(self.types)[-8:])
+
+    def sequence(self) -> str:
+        return self.random.choice([n for n, t in self.types.items() if _is_sequence(t)][-6:])
+
+    def bind(self, text: str, type: Type, name: str | None = None) -> None:
+        name = name or f"v{len(self.lines)}"
+        self.lines.append(f"{name} = {text}")
+        self.types[name] = type
+
+    def like(self, name: str, width: int) -> Type:
+        return Type("float", (*self.types[name].shape[:-1], width))
+
+    def any_brick(self) -> None:
+        """A declared brick as one of its examples writes it, where its header takes the value."""
+        name, declaration = self.any(), self.random.choice(self.bricks)
+        example = self.random.choice(declaration.examples)
+        attrs, _ = read_example(declaration, example)
+        types = declaration.infer((self.types[name],), attrs, _NO_FACTS.facts)
+        if len(types) == 1 and types[0].dtype == "float":
+            self.bind(f"{name} -> {example.partition(' : ')[0]}", types[0])
+
+    def chain(self, source: int, target: int) -> str:
+        """A brick from one width to the other, as a pipe."""
+        bricks = ("gelu", "silu", "rmsnorm", "layernorm", "id", "scale(0.5)", "dropout(0.0)")
+        middle = [self.random.choice(bricks) for _ in range(self.random.randint(0, 2))]
+        ends = [f"linear({target})"] if target != source or not middle or self.random.random() < 0.3 else []
+        return " -> ".join([*middle, *ends])
+
+    def residual(self) -> None:
+        name = self.sequence()
+        width = self.types[name].shape[-1]
+        self.bind(f"{name} + ({name} -> rmsnorm -> {self.chain(width, width)})", self.types[name])
+
+    def repeats(self) -> None:
+        name = self.sequence()
+        width = self.types[name].shape[-1]
+        layer = f"residual({self.random.choice(('rmsnorm', 'layernorm'))} -> linear({width}) -> gelu)"
+        self.bind(f"{name} -> ([{layer}] * {self.random.randint(1, 3)})", self.types[name])
+
+    def fork(self) -> None:
+        name, width = self.sequence(), self.random.choice(WIDTHS)
+        source, names = self.types[name].shape[-1], "abc"[: self.random.randint(2, 3)]
+        branches = "  ".join(f"{n}: {self.chain(source, self.random.choice(WIDTHS))}" for n in names)
+        join = self.random.choice(("add", "mean", "mul", "max", "blend(learnable = true, ", "add(alpha = 0.5, "))
+        self.bind(f"{name} -> fork {{ {branches} }} -> {join if '(' in join else join + '('}width = {width})", self.like(name, width))
+
+    def filter(self) -> None:
+        name, width = self.sequence(), self.random.choice(WIDTHS)
+        source, count = self.types[name].shape[-1], self.random.randint(2, 3)
+        keep = f", keep = {self.random.randint(1, count)}" if self.random.random() < 0.5 else ""
+        branches = "  ".join(f"{n}: {self.chain(source, self.random.choice(WIDTHS))}" for n in "abc"[:count])
+        self.bind(f"{name} -> filter(linear({count}) -> softmax, width = {width}{keep}) {{ {branches} }}", self.like(name, width))
+
+    def share(self) -> None:
+        if not self.shared or self.random.random() < 0.4:
+            source, target = self.random.choice(WIDTHS), self.random.choice(WIDTHS)
+            self.shared.append((f"s{len(self.lines)}", source, target))
+            self.lines.append(f"shared {self.shared[-1][0]} = {self.chain(source, target)}")
+        brick, source, target = self.random.choice(self.shared)
+        fits = [n for n, t in self.types.items() if _is_sequence(t) and t.shape[-1] == source]
+        if fits:
+            name = self.random.choice(fits)
+            self.bind(f"{name} -> {brick}", self.like(name, target))
+
+    def write(self, size: int) -> str:
+        ways = [*[self.any_brick] * 6, self.residual, self.repeats, self.fork, self.filter, self.share, self.share]
+        while len(self.lines) < size:
+            try:
+                self.random.choice(ways)()
+            except Misfit:
+                continue
+        results = [n for n, t in self.types.items() if _is_sequence(t)][-2:]
+        ports = ", ".join(f"y{i}: {self.types[n]}" for i, n in enumerate(results))
+        body = "\n".join(f"  {line}" for line in self.lines)
+        return f"model Random(x: {self.types['x']}) -> ({ports}) {{\n{body}\n  return {', '.join(results)}\n}}\n"
+
+
+def random_program(seed: int, size: int = 10) -> str:
+    """A valid `.arch` text of about `size` statements, the same for the same seed and catalogue of bricks."""
+    return Writer(seed).write(size)
+
+
+__all__ = ["fitting_bricks", "random_graph", "random_program"]

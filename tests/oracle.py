@@ -41,7 +41,11 @@ def inputs(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None = None) 
 
 
 def outputs(
-    graph: Graph, seed: int = 0, tensors: Mapping[str, torch.Tensor] | None = None, training: bool = False, sizes: Mapping[str, int] | None = None
+    graph: Graph,
+    seed: int = 0,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    training: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, torch.Tensor]:
     """All results of the graph, auxiliary ones too (`aux.name`)."""
     torch.manual_seed(seed)

@@ -8,11 +8,11 @@ import struct
 
 import pytest
 import torch
+from graphir.backends.names import apply_names, read_names
+from graphir.backends.weights import MAKERS, initialise, load, make, read_header, read_metadata, save
 from private_bricks import language_model
 
 from graphir.atomic import write_atomic
-from graphir.backends.names import apply_names, read_names
-from graphir.backends.weights import MAKERS, initialise, load, make, read_header, read_metadata, save
 from graphir.ir.graph import Graph, Weight
 from graphir.lang.diagnostic import GraphirError
 
@@ -264,7 +264,8 @@ def test_both_sides_are_accounted_for():
         apply_names(names, foreign, weights_of(x=(2,), y=(2,), z=(2,), w=(3,), v=(1,)))
     text = str(error.value)
     assert set(codes(error)) == {"E0821"}
-    for words in ("no `bb` (did you mean `b`?)", "does not apply to [2]", "`w` is [3]", "no pattern", "`stray` [1] is not used", "2 of 4 numbers"):
+    assert "no `bb` (did you mean `b`?)" in text
+    for words in ("does not apply to [2]", "`w` is [3]", "no pattern", "`stray` [1] is not used", "2 of 4 numbers"):
         assert words in text
 
 
@@ -275,7 +276,9 @@ def test_tables_that_are_none(text):
     assert set(codes(error)) == {"E0820"}
 
 
-@pytest.mark.parametrize("text", ["a[", "a[9]", "a[x]", "a | eval(1)", "a | T)", "cat(a", "", "a[1:2:3:4]", "a[0][0]", "a | reshape(q.w)", "cat(a, a, 7)"])
+@pytest.mark.parametrize(
+    "text", ["a[", "a[9]", "a[x]", "a | eval(1)", "a | T)", "cat(a", "", "a[1:2:3:4]", "a[0][0]", "a | reshape(q.w)", "cat(a, a, 7)"]
+)
 def test_expressions_that_do_not_apply(text):
     with pytest.raises(GraphirError) as error:
         apply_names(table({"x": text}), {"a": torch.ones(2)}, weights_of(x=(2,)))

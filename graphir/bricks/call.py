@@ -29,7 +29,7 @@ def arguments(
     """Positional and keyword arguments of the body. `context`: training, device, dtype; each is passed on if the body names it."""
     static = declaration.static_arguments(attrs)
     told = {k: v for k, v in context.items() if k in declaration.accepts}
-    if declaration.variadic or not declaration.optional:
+    if not declaration.optional:
         return list(inputs), {**static, **weights, **told}
     ports = [p.name for p in declaration.given_ports(attrs)]
     optional = {n: v for n, v in zip(ports, inputs) if n in declaration.optional}
@@ -79,7 +79,7 @@ def read_example(declaration: Declaration, text: str) -> tuple[Attrs, tuple[Type
         types.append(Type(dtype, tuple(_dim(d) for d in dims.split(",") if d.strip())))
         given += [name] if name else []
     attrs = _config(declaration, parse_expression(Source(f"example of {declaration.name}", use)))
-    if declaration.optional and not declaration.variadic:
+    if declaration.optional:
         attrs["given"] = tuple(given)
     return Attrs(attrs), tuple(types)
 

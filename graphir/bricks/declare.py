@@ -241,7 +241,7 @@ class Declaration:
         elif isinstance(wanted, float):
             fits = is_number(value)
         else:
-            fits = isinstance(value, str | float | int) if name == "init" else isinstance(value, str)
+            fits = isinstance(value, str | float | int | list | tuple) if name == "init" else isinstance(value, str)
         if value is not None and not fits:
             raise Misfit("E0404", f"`{name}` of `{self.name}` takes {kind(wanted)}, not {show(value)}")
 
@@ -322,7 +322,7 @@ def brick(
     `optional`: ports that may be left out. `extra`: the formal that collects config arguments of any other name: ((name, value), ...).
     `shape(types, names, facts)`: the shape rule where a header cannot say it; raises `Misfit`.
     `inline`: the body is plain torch calls without Python control flow on values, so fx shows those instead of one call.
-    `random`: draws random numbers, so equal calls are not merged. `causal`: token t depends on tokens up to t only (or a function of attrs).
+    `random`: draws random numbers, so equal calls are not merged. `causal`: token t depends on tokens up to t only (or: of attrs).
     `elementwise`: each element by itself. `per_token`: acts on the last axis only, every token alike.
     `examples`: uses for the manual and the tests, `linear(8) : float[2, 4]`. `source`: paper or system.
     """
@@ -342,14 +342,22 @@ def brick(
 
 
 def make_weight(rule: WeightRule, shape: tuple[int, ...], attrs: Mapping[str, Any], init: str | float | None, frozen: bool) -> Weight:
-    """The inventory entry of a weight: its own rule's init, or the author's for the first weight of the brick."""
+    """The inventory entry of a weight: its own rule's init, or the author's for the first weight of the brick (or for its bias)."""
     spec = rule.init
     if spec.startswith("$"):
-        given = attrs.get(spec[1:])
-        spec = f"constant({float(given)!r})" if is_number(given) else str(given)
+        spec = init_spec(attrs.get(spec[1:]))
     elif init is not None:
-        spec = f"constant({float(init)!r})" if is_number(init) else str(init)
+        spec = init_spec(init)
     return Weight(shape, spec, frozen or rule.buffer, rule.buffer)
+
+
+def init_spec(given: Any) -> str:
+    """An author's init as a spec: 0.5 is `constant(0.5)`, `["normal", 0.02]` is `normal(0.02)`, words are themselves."""
+    if is_number(given):
+        return f"constant({float(given)!r})"
+    if isinstance(given, list | tuple) and given and all(is_number(n) for n in given[1:]):
+        return f"{given[0]}({', '.join(repr(float(n)) for n in given[1:])})"
+    return str(given)
 
 
 __all__ = ["REGISTRY", "Attrs", "Declaration", "Misfit", "Poly", "Registry", "StateRule", "brick"]

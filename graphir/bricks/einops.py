@@ -214,7 +214,8 @@ def shape_of(pattern: str, kind: str, shape: tuple[Dim, ...], given: Sizes | Non
     sizes: dict[str, Dim] = {}
     for name, size in given or ():
         if name not in names:
-            raise Misfit("E0302", f"the pattern \"{pattern}\" has no axis `{name}`", help=nearest(name, [n for n in names if n.isidentifier()]))
+            close = nearest(name, [n for n in names if n.isidentifier()])
+            raise Misfit("E0302", f"the pattern \"{pattern}\" has no axis `{name}`", help=close)
         sizes[name] = a_size(size, f"`{name}`")
     rest = _bind(pattern, steps.left, shape, sizes, facts)
     out: list[Dim] = []

@@ -121,17 +121,16 @@ def _concat_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
 
 
 @brick(
-    "concat(axis = -1)(x: any[*S], with: any[*R]) -> any[*R]",
+    "concat(axis = -1)(x: any[*S]) -> any[*R]",
     kind="join",
     variadic=True,
-    optional=("with",),
     shape=_concat_shape,
     inline=True,
     causal=lambda attrs: attrs.get("axis", -1) != 1,
     examples=("concat : float[B, 4], float[B, 3]", "concat(axis = 1) : float[B, 2, 4], float[B, 3, 4], float[B, 1, 4]"),
 )
 def concat(*xs: torch.Tensor, axis: int = -1) -> torch.Tensor:
-    """[x_1, ..., x_n] one behind the other along one axis; a bound `with` comes last."""
+    """[x_1, ..., x_n] one behind the other along one axis; `concat(with = y)` puts y behind what comes in."""
     return torch.cat(xs, axis)
 
 
@@ -201,7 +200,7 @@ def glu(x: torch.Tensor, activation: str = "sigmoid") -> torch.Tensor:
 )
 def blend(*xs: torch.Tensor, weights: Sequence[float] | None = None, logits: torch.Tensor | None = None) -> torch.Tensor:
     """y = w_1 x_1 + ... + w_n x_n, [*S]; w as given, or softmax of learned logits that start at zero (the mean)."""
-    parts = torch.softmax(logits, 0).unbind(0) if logits is not None else weights
+    parts: Any = torch.softmax(logits, 0).unbind(0) if logits is not None else weights
     total = torch.mul(xs[0], parts[0])
     for index in range(1, len(xs)):
         total = torch.add(total, torch.mul(xs[index], parts[index]))

@@ -63,7 +63,7 @@ def balance_document(probabilities: torch.Tensor) -> torch.Tensor:
     return average.square().sum() * flat.shape[1] + total.var() / (total.mean().square() + 1e-10)
 
 
-@brick("z_loss(logits: [*S, n]) -> []", causal=False, examples=("z_loss : float[B, T, 4]",), source="ST-MoE (Zoph et al. 2022)")
+@brick("z_loss(logits: [*S, N]) -> []", causal=False, examples=("z_loss : float[B, T, 4]",), source="ST-MoE (Zoph et al. 2022)")
 def z_loss(logits: torch.Tensor) -> torch.Tensor:
     """mean over tokens of logsumexp(logits)^2, [*S, n] -> []."""
     flat = _tokens(logits)
@@ -79,7 +79,7 @@ def load(chosen: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor
     return _share(flat.sum(0), flat.shape[0])
 
 
-@brick("entropy(weights: [*S, n]) -> []", causal=False, examples=("entropy : float[B, T, 4]", "entropy : float[4]"))
+@brick("entropy(weights: [*S, N]) -> []", causal=False, examples=("entropy : float[B, T, 4]", "entropy : float[4]"))
 def entropy(weights: torch.Tensor) -> torch.Tensor:
     """mean over tokens of -sum_i w_i ln w_i, [*S, n] -> []; in nats, 0 ln 0 = 0."""
     flat = _tokens(weights)

@@ -133,10 +133,11 @@ def interpolate(x: torch.Tensor, size: int, axis: int = 1, mode: str = "linear")
     places = torch.arange(size, device=x.device)
     if mode == "nearest":
         return x.index_select(axis, (places * length).div(size, rounding_mode="floor"))
-    wanted = ((places + 0.5) * (length / size) - 0.5).clamp(0, length - 1)
-    left = wanted.floor().long()
+    # (place + 1/2) * length / size - 1/2 in units of 1 / (2 size), so that no rounding moves a point over a cell's edge
+    wanted = ((2 * places + 1) * length - size).clamp(0, (length - 1) * 2 * size)
+    left = wanted.div(2 * size, rounding_mode="floor")
     right = (left + 1).clamp(max=length - 1)
-    share = (wanted - left).to(x.dtype)
+    share = ((wanted - left * 2 * size).to(torch.promote_types(x.dtype, torch.float32)) / (2 * size)).to(x.dtype)
     share = share.reshape([-1] + [1] * (x.dim() - 1 - axis if axis >= 0 else -1 - axis))
     low, high = x.index_select(axis, left), x.index_select(axis, right)
     return low + (high - low) * share

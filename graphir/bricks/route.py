@@ -95,11 +95,11 @@ def _summing_to_one(weights: torch.Tensor) -> torch.Tensor:
     return torch.div(weights, total.masked_fill(total == 0, 1.0))
 
 
-AT_MOST = ("k >= 1", "k <= n")
+AT_MOST = ("k >= 1", "k <= N")
 
 
 @brick(
-    "keep_top(k, renormalise = true)(weights: [*S, n]) -> [*S, n]",
+    "keep_top(k, renormalise = true)(weights: [*S, N]) -> [*S, N]",
     require=AT_MOST,
     inline=True,
     per_token=True,
@@ -116,7 +116,7 @@ def keep_top(weights: torch.Tensor, k: int, renormalise: bool = True) -> torch.T
 
 
 @brick(
-    "keep_logits(k)(logits: [*S, n]) -> [*S, n]",
+    "keep_logits(k)(logits: [*S, N]) -> [*S, N]",
     require=AT_MOST,
     inline=True,
     per_token=True,
@@ -225,7 +225,7 @@ def expert_choice(probabilities: torch.Tensor, factor: float = 1.0) -> torch.Ten
     Every branch works equally much; a token may get several branches or none.
     """
     length, branches = probabilities.shape[1:]
-    count = torch.sym_min(torch.sym_max(torch.sym_int(length * factor) // branches, 1), length)
+    count: Any = torch.sym_min(torch.sym_max(torch.sym_int(length * factor) // branches, 1), length)
     order = torch.sort(probabilities.detach(), dim=1, descending=True, stable=True)[1]
     chosen = torch.zeros_like(probabilities, dtype=torch.bool).scatter(1, order.narrow(1, 0, count), True)
     return probabilities.masked_fill(~chosen, 0.0)

@@ -20,7 +20,7 @@ Names = Mapping[str, Any]
 
 
 @brick(
-    "softmax(temperature = 1.0)(x: [*S, n]) -> [*S, n]",
+    "softmax(temperature = 1.0)(x: [*S, N]) -> [*S, N]",
     require=("temperature > 0",),
     inline=True,
     per_token=True,
@@ -40,8 +40,8 @@ def _sparsemax_threshold(z: torch.Tensor) -> torch.Tensor:
 
 
 @brick(
-    "sparsemax(x: [*S, n]) -> [*S, n]",
-    require=("n >= 1",),
+    "sparsemax(x: [*S, N]) -> [*S, N]",
+    require=("N >= 1",),
     per_token=True,
     examples=("sparsemax : float[B, T, 4]",),
     source="Martins & Astudillo 2016",
@@ -70,7 +70,7 @@ HALVINGS = 60  # beyond the 53 bits of a float64
 def _threshold_by_bisection(u: torch.Tensor, exponent: float) -> torch.Tensor:
     """The threshold for any alpha: the sum of (u - t)_+^exponent falls from at least 1 at max(u) - 1, max(u) being 0."""
     low = torch.full_like(u.narrow(-1, 0, 1), -1.0)
-    width = 1.0 - float(u.shape[-1]) ** (-1.0 / exponent)
+    width = 1.0
     for _ in range(HALVINGS):
         width *= 0.5
         middle = low + width
@@ -86,8 +86,8 @@ def _positive_power(u: torch.Tensor, exponent: float) -> torch.Tensor:
 
 
 @brick(
-    "entmax(alpha = 1.5)(x: [*S, n]) -> [*S, n]",
-    require=("alpha >= 1", "n >= 1"),
+    "entmax(alpha = 1.5)(x: [*S, N]) -> [*S, N]",
+    require=("alpha >= 1", "N >= 1"),
     per_token=True,
     examples=("entmax : float[B, T, 4]", "entmax(alpha = 1.3) : float[B, 4]", "entmax(alpha = 3.0) : float[B, 4]"),
     source="Peters et al. 2019; Correia et al. 2019",
@@ -137,8 +137,8 @@ def _straight(soft: torch.Tensor) -> torch.Tensor:
 
 
 @brick(
-    "gumbel(temperature = 1.0, straight_through = false)(x: [*S, n]) -> [*S, n]",
-    require=("temperature > 0", "n >= 1"),
+    "gumbel(temperature = 1.0, straight_through = false)(x: [*S, N]) -> [*S, N]",
+    require=("temperature > 0", "N >= 1"),
     random=True,
     per_token=True,
     examples=("gumbel : float[B, T, 4]", "gumbel(temperature = 0.5, straight_through = true) : float[B, 4]"),
@@ -153,8 +153,8 @@ def gumbel(x: torch.Tensor, temperature: float = 1.0, straight_through: bool = F
 
 
 @brick(
-    "hardmax(straight_through = false)(x: [*S, n]) -> [*S, n]",
-    require=("n >= 1",),
+    "hardmax(straight_through = false)(x: [*S, N]) -> [*S, N]",
+    require=("N >= 1",),
     inline=True,
     per_token=True,
     examples=("hardmax : float[B, T, 4]", "hardmax(straight_through = true) : float[B, 4]"),
@@ -230,7 +230,7 @@ def mixture_softmax(x: torch.Tensor, k: int) -> torch.Tensor:
 
 
 @brick(
-    "softmax_mad(k)(x: [*S, n]) -> [*S, n]",
+    "softmax_mad(k)(x: [*S, N]) -> [*S, N]",
     require=AT_MOST,
     inline=True,
     per_token=True,

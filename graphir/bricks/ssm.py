@@ -17,46 +17,51 @@ SCAN_CHUNK = 64  # tokens whose [d, n] states are held at once
 
 
 def _selective_shapes(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:
-    return {"h": ((names["B"], names["d"], names["n"]), "float")}
+    return {"h": ((names["B"], names["d"], names["n"] // names["groups"]), "float")}
 
 
 def _selective_step(
     state: State, x: Tensor, dt: Tensor, b: Tensor, c: Tensor, A_log: Tensor, D: Tensor | None = None,
-    softplus: bool = True,
+    softplus: bool = True, groups: int = 1,
 ) -> Result:
     wide, narrow = working(x), x.dtype
     x, dt, b, c = (t.to(wide) for t in (x, dt, b, c))
+    b, c = (t.unflatten(-1, (groups, -1)).repeat_interleave(x.shape[2] // groups, 2) if groups > 1 else t.unsqueeze(2) for t in (b, c))
     dt = F.softplus(dt) if softplus else dt
     rate = -A_log.to(wide).exp()
     h = state["h"].to(wide)
     parts = [x[:, :0]]
     for at in windows(x.shape[1], SCAN_CHUNK):
         decay = (dt[:, at].unsqueeze(-1) * rate).exp()
-        fed = (dt[:, at] * x[:, at]).unsqueeze(-1) * b[:, at].unsqueeze(2)
+        fed = (dt[:, at] * x[:, at]).unsqueeze(-1) * b[:, at]
         states = recurrence(decay, fed, h)
-        parts.append((states @ c[:, at].unsqueeze(-1)).squeeze(-1))
+        parts.append((states * c[:, at]).sum(-1))
         h = states[:, -1]
     y = torch.cat(parts, 1)
     return (y if D is None else y + D.to(wide) * x).to(narrow), {"h": h}
 
 
 @brick(
-    "selective_scan(softplus = true, skip = true)(x: [B, T, d], dt: [B, T, d], b: [B, T, n], c: [B, T, n]) -> [B, T, d]",
-    weights="A_log: [d, n] = log_range; D: [d] = ones if skip",
-    flops="2 * B * T * d * n",
+    "selective_scan(softplus = true, skip = true, groups = 1)(x: [B, T, d], dt: [B, T, d], b: [B, T, n], c: [B, T, n]) -> [B, T, d]",
+    weights="A_log: [d, n / groups] = log_range; D: [d] = ones if skip",
+    flops="2 * B * T * d * (n // groups)",
+    require=("groups >= 1", "d % groups == 0", "n % groups == 0"),
     state=StateRule(_selective_shapes, _selective_step),
-    examples=("selective_scan : float[2, 5, 6], float[2, 5, 6], float[2, 5, 3], float[2, 5, 3]",),
+    examples=(
+        "selective_scan : float[2, 5, 6], float[2, 5, 6], float[2, 5, 3], float[2, 5, 3]",
+        "selective_scan(groups = 2) : float[2, 5, 6], float[2, 5, 6], float[2, 5, 8], float[2, 5, 8]",
+    ),
     source="Gu and Dao 2023 (Mamba), arXiv 2312.00752",
 )
 def selective_scan(
-    x: Tensor, dt: Tensor, b: Tensor, c: Tensor, A_log: Tensor, D: Tensor | None = None, softplus: bool = True
+    x: Tensor, dt: Tensor, b: Tensor, c: Tensor, A_log: Tensor, D: Tensor | None = None, softplus: bool = True, groups: int = 1
 ) -> Tensor:
     """y_t [B, T, d] = h_t c_t + D x_t, h_t [d, n] = exp(-dt_t exp(A_log)) h_{t-1} + dt_t x_t b_t^T.
 
-    dt goes through softplus first. State: h [B, d, n].
+    dt goes through softplus first. `groups`: so many runs of channels have a b and a c each, side by side. State: h [B, d, n / groups].
     """
-    start = {"h": x.new_zeros(x.shape[0], x.shape[2], b.shape[2], dtype=working(x))}
-    return _selective_step(start, x, dt, b, c, A_log, D, softplus)[0]
+    start = {"h": x.new_zeros(x.shape[0], x.shape[2], b.shape[2] // groups, dtype=working(x))}
+    return _selective_step(start, x, dt, b, c, A_log, D, softplus, groups)[0]
 
 
 def _ssd_shapes(types: Sequence[Type], names: Mapping[str, Any]) -> StateShapes:

@@ -41,7 +41,7 @@ def stitch(
     form: str = "linear",
 ) -> torch.Tensor:
     """x: [*S, i] -> [*S, out]; y = W x + b, or W gelu(V x + c) + b with (i + out) // 2 hidden (mlp), or W (V x) + b (low-rank)."""
-    if form == "linear":
+    if form == "linear" or weight_in is None:
         return F.linear(x, weight, bias)
     hidden = F.linear(x, weight_in, bias_in)
     return F.linear(F.gelu(hidden) if form == "mlp" else hidden, weight, bias)

@@ -138,7 +138,7 @@ def _einsum_flops(types: Types, names: Names, facts: Facts) -> Dim:
     source="einops",
 )
 def einsum(*xs: torch.Tensor, pattern: str) -> torch.Tensor:
-    """The sum, over the names that the right side [*R] lacks, of the product of the inputs: `b h t k, b h s k -> b h t s`; names are words."""
+    """y [*R] = the sum, over the names that the right side lacks, of the product of the inputs: `b h t k, b h s k -> b h t s`."""
     return torch.einsum(equation(pattern)[0], *xs)
 
 

@@ -57,7 +57,6 @@ def apply(run: Run, brick: Any, inputs: tuple[Value, ...], at: At) -> Any:
     """The tensor, or tuple of tensors, that a brick gives for these inputs."""
     if any(isinstance(v, Poison) for v in inputs):
         raise Poisoned
-    run.step(at.span)
     if at.scope.grafting and at.segment is not None and not isinstance(brick, Named | Placed | Frozen | Grafted):
         edit = _edit_for(at)
         if edit is not None:
@@ -288,7 +287,7 @@ def _attributes(run: Run, brick: Primitive, at: At) -> dict[str, Any]:
             default = declaration.formals[name].default
             real = isinstance(default, s.Literal) and isinstance(default.value, float) and isinstance(value, int)
             attrs[name] = float(value) if real and not isinstance(value, bool) else value
-        elif name not in ("width", "init"):
+        elif name not in ("width", "init", "bias_init"):
             sizes.append((name, value))
     for name in attrs:
         try:
@@ -366,7 +365,8 @@ def _primitive(run: Run, brick: Primitive, inputs: tuple[Value, ...], at: At) ->
     weights = []
     for rule, shape in shapes:
         name = join(prefix, rule.role)
-        init = brick.args.get("init") if rule is shapes[0][0] or rule.init == "$init" else None
+        own = rule is shapes[0][0] or rule.init == "$init"
+        init = brick.args.get("init") if own else brick.args.get("bias_init") if rule.role == "bias" else None
         run.add_weight(name, make_weight(rule, shape, names, init, scope.frozen), at.span, scope)
         weights.append((rule.role, name))
     node = run.emit(declaration.name, ordered, final, tuple(weights), join(scope.path, segment), scope, at.span, results)

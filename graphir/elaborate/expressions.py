@@ -403,6 +403,7 @@ def _configure(run: Run, brick: Primitive | BlockBrick, expr: s.Call, env: Env) 
         formals = list(declaration.formals)
         ports = list(declaration.port_names) + (["with"] if declaration.variadic else [])
         options = (["init"] if declaration.weights and "init" not in formals else []) + (list(JOIN_OPTIONS) if declaration.kind == "join" else [])
+        options += ["bias_init"] if any(rule.role == "bias" for rule in declaration.weights[1:]) else []
         extra = bool(getattr(declaration, "extra", ""))
     else:
         formals = [f.name for f in brick.block.header.formals]

@@ -20,7 +20,7 @@ from .expressions import evaluate
 from .names import check_names
 from .project import Module
 from .route import apply_filter
-from .run import COUNT_ONLY, Run
+from .run import Run
 from .scope import Env, Scope
 from .values import POISON, Poisoned
 
@@ -37,9 +37,9 @@ def elaborate(
     except GraphirError as e:
         raise GraphirError([*problems, *e.diagnostics]) from None
     with collector_paused():
-        run = _attempt(module, block, params, limits, stitch, COUNT_ONLY, problems)
-        if run.total > COUNT_ONLY:
-            run = _attempt(module, block, params, limits, stitch, limits.nodes, [])
+        run = _attempt(module, block, params, limits, stitch, True, problems)
+        if run.counted:
+            run = _attempt(module, block, params, limits, stitch, False, [])
     assert run.graph is not None
     return run.graph
 
@@ -81,8 +81,8 @@ def _check_params(module: Module, block: s.Block, params: Mapping[str, Any]) -> 
             raise GraphirError(Diagnostic("E0408", f"`{block.header.name}` has no parameter `{name}`", block.header.span, help=help))
 
 
-def _attempt(module: Module, block: s.Block, params: Mapping[str, Any], limits: Limits, stitch: bool, count_only: int, problems: list[Diagnostic]) -> Run:
-    run = Run(limits, stitch, count_only)
+def _attempt(module: Module, block: s.Block, params: Mapping[str, Any], limits: Limits, stitch: bool, may_count: bool, problems: list[Diagnostic]) -> Run:
+    run = Run(limits, stitch, may_count)
     run.evaluate, run.apply_filter = evaluate, apply_filter
     run.problems += problems
     for each in _modules(module):

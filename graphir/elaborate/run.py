@@ -2,8 +2,8 @@
 
 Applying an equal brick to equal types makes equal nodes, except for their paths, weight names and inputs. So the first
 application is recorded and later ones are replayed by renaming: a repeat of a hundred layers costs one elaboration and
-ninety-nine copies. Past `COUNT_ONLY` nodes a replay only counts, so that a program that would expand without measure is
-refused before it does; one that turns out to be merely large is elaborated again with copies made.
+ninety-nine copies. In a graph of `LARGE` nodes a replay of `LARGE_REPLAY` or more only counts, so that a program that would
+expand without measure is refused before it does; one that turns out to be merely large is elaborated again with copies made.
 """
 
 from __future__ import annotations
@@ -24,13 +24,9 @@ from .values import (
     BlockBrick, Brick, Filter, Fork, Frozen, Grafted, Named, Pipeline, Placed, Primitive, Shared, Site, Stage, Stitched, Transposed,
 )
 
-COUNT_ONLY = 100_000
-MAX_STEPS = 1_000_000
+LARGE, LARGE_REPLAY = 4_000, 500
+MAX_STEPS = 300_000
 MAX_CALLS = 60
-
-
-class TooManyNodes(Exception):
-    """The program is large but within limits: elaborate again with every node made."""
 
 
 @dataclass(eq=False)
@@ -49,6 +45,7 @@ class Recording:
     weights: tuple[tuple[str, Weight], ...]
     aux: tuple[tuple[str, int], ...]
     count: int
+    parameters: int
 
     def frames_at(self, base: tuple[str, ...]) -> list[tuple[str, ...]]:
         return [base + frame for frame in self.frames]
@@ -74,9 +71,10 @@ def recording(
         types = tuple(v.type for v in node.outputs)
         rows.append((node.op, tuple(place[v] for v in node.inputs), node.attrs, roles, where.path[start:], frame, where.span, where.backend, types))
     names = dict.fromkeys(name for node in nodes for _, name in node.weights if name.startswith(prefix))
+    own = tuple((n[cut:], weights[n]) for n in names)
     return Recording(
-        scope.weights, outputs, tuple(place[v] for v in outputs), outside, tuple(rows), tuple(frames), tuple((n[cut:], weights[n]) for n in names),
-        tuple((name[start:], place[v]) for name, v in aux), count,
+        scope.weights, outputs, tuple(place[v] for v in outputs), outside, tuple(rows), tuple(frames), own,
+        tuple((name[start:], place[v]) for name, v in aux), count, sum(w.numel for _, w in own),
     )
 
 
@@ -86,7 +84,8 @@ class Run:
 
     limits: Limits
     stitch_all: bool = False
-    count_only: int = COUNT_ONLY
+    may_count: bool = True
+    counted: bool = False
     facts: Facts = field(default_factory=Facts)
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Weight] = field(default_factory=dict)
@@ -181,6 +180,17 @@ class Run:
         if weight.frozen and not old.frozen:
             self.weights[name] = replace(old, frozen=True)
 
+    def add_weights(self, recording: Recording, span: Span, scope: Scope) -> None:
+        """The weights of a replay: all at once where every name is new, as it nearly always is."""
+        names = [scope.weights + name for name, _ in recording.weights]
+        fits = self.parameters + recording.parameters <= self.limits.parameters
+        if fits and self.weights.keys().isdisjoint(names):
+            self.parameters += recording.parameters
+            self.weights.update(zip(names, [weight for _, weight in recording.weights]))
+            return
+        for name, (_, weight) in zip(names, recording.weights):
+            self.add_weight(name, weight, span, scope)
+
     def call(self, scope: Scope, name: str, span: Span) -> tuple[Call, ...]:
         if len(scope.calls) >= MAX_CALLS:
             raise self.fail("E0606", f"bricks are nested more than {MAX_CALLS} deep", span, scope=scope)
@@ -233,9 +243,9 @@ class Run:
         """Copy a recorded application to another place."""
         self.charge(recording.count, span, scope)
         if scope.weights != recording.weights_path:
-            for name, weight in recording.weights:
-                self.add_weight(scope.weights + name, weight, span, scope)
-        if self.total > self.count_only:
+            self.add_weights(recording, span, scope)
+        if self.counted or (self.may_count and self.total > LARGE and recording.count >= LARGE_REPLAY):
+            self.counted = True
             return tuple([Value(v.type) for v in recording.outputs])
         table: list[Value] = [*inputs, *recording.outside]
         frames = recording.frames_at(scope.frames)

@@ -304,10 +304,12 @@ class _Layout:
         """The pipe on one line but for the braces of one stage, where that suffices."""
         stiff = [i for i, stage in enumerate(tree.stages) if self._stiff(stage)]
         braces = [i for i, stage in enumerate(tree.stages) if isinstance(stage, s.Branches)]
-        chosen = stiff or braces[-1:]
-        if len(chosen) != 1 or chosen[0] not in braces:
+        if len(stiff) > 1 or not set(stiff) <= set(braces):
             return None
-        place = chosen[0]
+        tries = (self._hugged_at(tree, place, indent, column) for place in stiff or reversed(braces))
+        return next((lines for lines in tries if lines), None)
+
+    def _hugged_at(self, tree: s.Pipe, place: int, indent: int, column: int) -> list[Line] | None:
         stage = tree.stages[place]
         slotted = [self.starts[i] for i in self._between(tree.span.start, tree.span.end) if i in self.slotted]
         if any(not stage.span.start <= at < stage.span.end for at in slotted) or self._stiff(stage.callee):

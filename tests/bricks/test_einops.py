@@ -48,7 +48,8 @@ def test_an_ellipsis_stands_for_any_axes(rank):
     assert torch.equal(run("b ... c -> c ... b", x), x.transpose(0, -1))
     assert torch.equal(run("b ... c -> b (...) c", x), x.flatten(1, -2))
     assert torch.equal(run("b ... c -> b (... c)", x), x.flatten(1))
-    assert torch.equal(run("(a b) ... (c d) -> (b ...) 1 c d a", x, b=1, c=2), x.unflatten(-1, (2, 3)).movedim(0, -1).flatten(0, -4)[:, None])
+    moved = x.unflatten(-1, (2, 3)).movedim(0, -1).flatten(0, -4).unsqueeze(1)
+    assert torch.equal(run("(a b) ... (c d) -> (b ...) 1 c d a", x, b=1, c=2), moved)
     assert torch.equal(run("b ... c -> b 1 ... 1 c", x), x.unsqueeze(1).unsqueeze(-2))
 
 

@@ -133,11 +133,13 @@ def test_stitch_parameters(text, width, parameters):
 
 
 def test_stitch_forms():
-    x, w = torch.randn(3, 6), {"weight": torch.randn(4, 5), "bias": torch.randn(4), "weight_in": torch.randn(5, 6), "bias_in": torch.randn(5)}
+    x = torch.randn(3, 6)
+    w = {"weight": torch.randn(4, 5), "bias": torch.randn(4), "weight_in": torch.randn(5, 6), "bias_in": torch.randn(5)}
     wanted = F.linear(F.gelu(F.linear(x, w["weight_in"], w["bias_in"])), w["weight"], w["bias"])
     torch.testing.assert_close(use('stitch(4, form = "mlp")', x, **w), wanted)
     low = {k: v for k, v in w.items() if k != "bias_in"}
-    torch.testing.assert_close(use('stitch(4, form = "low-rank", rank = 5)', x, **low), F.linear(x @ w["weight_in"].T, w["weight"], w["bias"]))
+    wanted = F.linear(x @ w["weight_in"].T, w["weight"], w["bias"])
+    torch.testing.assert_close(use('stitch(4, form = "low-rank", rank = 5)', x, **low), wanted)
     for text in ('stitch(4, form = "cubic")', 'stitch(4, form = "low-rank")'):
         with pytest.raises(Misfit) as failed:
             use(text, x)

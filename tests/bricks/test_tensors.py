@@ -28,9 +28,9 @@ def test_split():
     assert torch.equal(p, x[:, :4])
     assert torch.equal(q, x[:, 4:])
     assert infer("split", (B, T, 6), parts=(T, 0), axis=1) == [(B, T, 6), (B, 0, 6)]
-    for shape, parts, code in [((B, 7), 2, "E0401"), ((B, 7), (3, 3), "E0205"), ((B, T), 2, "E0401"), ((B, T), (1, 1), "E0204"), ((B, 6), 0, "E0404")]:
+    for width, parts, code in [(7, 2, "E0401"), (7, (3, 3), "E0205"), (T, 2, "E0401"), (T, (1, 1), "E0204"), (6, 0, "E0404")]:
         with pytest.raises(Misfit) as failed:
-            infer("split", shape, parts=parts)
+            infer("split", (B, width), parts=parts)
         assert failed.value.code == code
 
 
@@ -121,8 +121,9 @@ def test_pools():
 def test_interpolate(mode, length, size):
     x = torch.randn(2, 3, length, dtype=torch.float64)
     wanted = F.interpolate(x, size=size, mode=mode)
-    torch.testing.assert_close(use(f'interpolate({size}, axis = -1, mode = "{mode}")', x), wanted)
-    torch.testing.assert_close(use(f'interpolate({size}, mode = "{mode}")', x.transpose(1, 2)), wanted.transpose(1, 2))
+    near = {"rtol": 1e-5, "atol": 1e-6}  # torch computes the places in float32
+    torch.testing.assert_close(use(f'interpolate({size}, axis = -1, mode = "{mode}")', x), wanted, **near)
+    torch.testing.assert_close(use(f'interpolate({size}, mode = "{mode}")', x.transpose(1, 2)), wanted.transpose(1, 2), **near)
 
 
 def test_layouts():
@@ -171,7 +172,7 @@ def test_dropout_is_for_training():
     assert torch.equal(use("dropout(p = 0.25)", x), x)
     torch.manual_seed(0)
     y = use("dropout(p = 0.25)", x, training=True)
-    assert set(y.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
     assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
     with pytest.raises(Misfit):
         use("dropout(p = 1.5)", x)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from graphir.bricks.build import Builder
-from graphir.bricks.declare import REGISTRY
 from graphir.ir.dims import symbol
 from graphir.ir.graph import Graph, Node, Value, Where
 from graphir.ir.types import Type
@@ -17,7 +16,7 @@ FRAMES = {"fork": "fork", "filter": "filter", "branches": "[]"}
 
 
 class Hand:
-    """Collects nodes; `x` is a float[B, T, width] input. `at` is the path of a node, `on` its backend, `like` a node whose weights it takes."""
+    """Collects nodes; `x` is a float[B, T, width] input. `at`: a node's path, `on`: its backend, `like`: a node whose weights it takes."""
 
     def __init__(self, width: int = 8):
         self.builder = Builder()
@@ -30,7 +29,9 @@ class Hand:
         self.inputs.append((name, value))
         return value
 
-    def node(self, op: str, /, *inputs: Value, at: str | None = None, on: str | None = None, like: Node | None = None, **attrs: Any) -> Node:
+    def node(
+        self, op: str, /, *inputs: Value, at: str | None = None, on: str | None = None, like: Node | None = None, **attrs: Any
+    ) -> Node:
         if at is None:
             at, self.count = f"{op}_{self.count}", self.count + 1
         segments = at.split(".")
@@ -60,5 +61,3 @@ def run(graph: Graph, text: str, explain: bool = False, recipes: list | None = N
 def ops(graph: Graph) -> list[str]:
     return [node.op for node in graph.nodes]
 
-
-__all__ = ["REGISTRY", "Hand", "ops", "run"]

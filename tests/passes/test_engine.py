@@ -11,9 +11,22 @@ from hand import Hand, ops
 from graphir.ir.graph import Graph, Node, Where
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 from graphir.passes import (
-    DEFAULT, Diff, InternalError, Pass, Pipeline, PrintAfter, Report, Statistics, Step, Timing, Verify, parse, rewrite, run_pipeline,
+    DEFAULT,
+    Diff,
+    InternalError,
+    Pass,
+    Pipeline,
+    PrintAfter,
+    Report,
+    Statistics,
+    Step,
+    Timing,
+    Verify,
+    crash,
+    parse,
+    rewrite,
+    run_pipeline,
 )
-from graphir.passes import crash
 from graphir.passes.pipeline import NoOptions
 from graphir.passes.rewrite import Rewriter, RuleLoop, branch_of, common_scope, leaves_branch
 

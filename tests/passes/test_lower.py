@@ -86,7 +86,8 @@ def test_what_takes_the_place_of_a_node_lies_under_its_path_on_its_backend():
     h = Hand()
     graph = h.graph(h.call("gate", h.x, h.call("gelu", h.x), at="deep.gate", on="mlx"))
     after, _ = run(graph, "lower")
-    assert [(n.where.path, n.where.backend) for n in after.nodes] == [("gelu_0", None), ("deep.gate.sigmoid", "mlx"), ("deep.gate.mul", "mlx")]
+    places = [(n.where.path, n.where.backend) for n in after.nodes]
+    assert places == [("gelu_0", None), ("deep.gate.sigmoid", "mlx"), ("deep.gate.mul", "mlx")]
     assert after.nodes[1].where.frames == ("Block", "gate", "sigmoid")
 
 

@@ -10,7 +10,10 @@ from graphir.passes import DEFAULT, INFER, INFER_FOLDED, PASSES, parse
 
 @pytest.mark.parametrize(
     "text",
-    ["stitch{form=mlp,init=zero},share,simplify", "share", "", "stitch{form=low-rank,rank=3}", "norm-fusion{affine=true}", DEFAULT, INFER, INFER_FOLDED],
+    [
+        "stitch{form=mlp,init=zero},share,simplify", "share", "", "stitch{form=low-rank,rank=3}", "norm-fusion{affine=true}",
+        DEFAULT, INFER, INFER_FOLDED,
+    ],
 )
 def test_text_survives_a_round_trip(text):
     assert str(parse(text)) == text

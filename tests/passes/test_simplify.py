@@ -7,6 +7,7 @@ from hand import Hand, ops, run
 from oracle import assert_keeps_meaning
 
 TURN, BACK = "b t d -> b d t", "b d t -> b t d"
+HEADS, WHOLE = "b t (h k) -> b h t k", "b h t k -> b t (h k)"
 
 
 def _parts(h, back=(0, 1), axis=-1):
@@ -36,7 +37,7 @@ FIRES = {
     "split of a concat": (_split_again, ["gelu", "sub"]),
     "rearranged back": (lambda h: h.call("rearrange", h.call("rearrange", h.x, pattern=TURN), pattern=BACK), []),
     "heads and back": (
-        lambda h: h.call("rearrange", h.call("rearrange", h.x, pattern="b t (h k) -> b h t k", sizes=(("h", 2),)), pattern="b h t k -> b t (h k)"),
+        lambda h: h.call("rearrange", h.call("rearrange", h.x, pattern=HEADS, sizes=(("h", 2),)), pattern=WHOLE),
         [],
     ),
     "dropout of nothing": (lambda h: h.call("dropout", h.x, p=0.0), []),
@@ -59,13 +60,19 @@ def test_it_goes(name):
 STAYS = {
     "scale": (lambda h: h.call("scale", h.x, factor=2.0), "the factor is 2.0"),
     "shift": (lambda h: h.call("shift", h.x, by=1.0), "it adds 1.0"),
-    "other backend": (lambda h: h.call("scale", h.call("scale", h.x, factor=2.0, on="mlx"), factor=2.0), "the inner one is on another backend"),
+    "other backend": (
+        lambda h: h.call("scale", h.call("scale", h.x, factor=2.0, on="mlx"), factor=2.0),
+        "the inner one is on another backend",
+    ),
     "add of two": (lambda h: h.call("add", h.x, h.x), "it joins 2 values"),
     "fork": (lambda h: h.node("fork", h.x, branches=("a", "b")).outputs[0], "it has 2 branches"),
     "turned parts": (lambda h: _parts(h, (1, 0)), "its inputs are not all parts of one split, in order"),
     "other axis": (lambda h: _parts(h, axis=1), "the split was along another axis"),
     "split": (lambda h: h.node("split", h.x, parts=2).outputs[0], "it does not split a concatenation of as many parts"),
-    "not the inverse": (lambda h: h.call("rearrange", h.call("rearrange", h.x, pattern=TURN), pattern=TURN), "the patterns are not each other's inverse"),
+    "not the inverse": (
+        lambda h: h.call("rearrange", h.call("rearrange", h.x, pattern=TURN), pattern=TURN),
+        "the patterns are not each other's inverse",
+    ),
     "other group": (
         lambda h: h.call(
             "rearrange",
