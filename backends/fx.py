@@ -128,9 +128,8 @@ def lower(
     blocks = [Writer(part, planned).write() for part in planned.kinds]
     network = _build(planned, blocks, tensors)
     network._about(graph, mode)
-    if tensors:
-        first = next(iter(tensors.values()))
-        network.to(device=first.device, dtype=first.dtype)
+    first = next(iter(tensors.values()), torch.empty(0, dtype=dtype, device=device))
+    network.to(device=first.device, dtype=first.dtype)
     return network.train(mode == "train")
 
 

@@ -70,13 +70,23 @@ def run_pipeline(
     Raises GraphirError for what is the program's fault, InternalError for what is ours.
     """
     pipeline = parse(pipeline) if isinstance(pipeline, str) else pipeline
-    wanted = frozenset(explain)
+    with collector_paused():
+        return _run(graph, pipeline, watchers, recipes, frozenset(explain), crash_folder)
+
+
+def _run(
+    graph: Graph,
+    pipeline: Pipeline,
+    watchers: Sequence[Watcher],
+    recipes: list[Recipe] | None,
+    explain: frozenset[str],
+    crash_folder: Path | None,
+) -> Graph:
     for index, step in enumerate(pipeline.steps):
-        report = Report(wanted, recipes)
+        report = Report(explain, recipes)
         started = perf_counter()
         try:
-            with collector_paused():
-                after = step(graph, report)
+            after = step(graph, report)
             event = Event(index, step, graph, after, perf_counter() - started, report)
             for watch in watchers:
                 watch(event)

@@ -51,7 +51,7 @@ class Report:
             raise GraphirError(
                 Diagnostic(
                     "E0904", f"pass `{name}` changes weights, and this run carries none",
-                    help=("`graphir compile` carries them", "from Python, give `run_pipeline` a list of recipes and apply it to the tensors"),
+                    help=("`graphir compile` carries them", "from Python, give `run_pipeline` a list and apply its recipes to the tensors"),
                 )
             )
         return self.recipes

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from ..bricks import catalogue  # noqa: F401 - rewriting looks bricks up, so they must be there
 from ..bricks.build import Builder
@@ -271,13 +272,23 @@ def rewrite(graph: Graph, rules: Rules | None = None, merge: bool = False, repor
 
 def dead_code(graph: Graph) -> Graph:
     """The graph without nodes that no result needs: one walk from the end; the same object where all are needed."""
+    if graph in _ALIVE:
+        return graph
     live = {value for _, value in graph.results}
     kept = []
     for node in reversed(graph.nodes):
-        if any(value in live for value in node.outputs):
-            live.update(node.inputs)
-            kept.append(node)
-    return graph if len(kept) == len(graph.nodes) and _weights_used(graph) else graph.with_(nodes=tuple(reversed(kept)))
+        for value in node.outputs:
+            if value in live:
+                live.update(node.inputs)
+                kept.append(node)
+                break
+    if len(kept) < len(graph.nodes) or not _weights_used(graph):
+        graph = graph.with_(nodes=tuple(reversed(kept)))
+    _ALIVE.add(graph)
+    return graph
+
+
+_ALIVE: WeakSet[Graph] = WeakSet()  # graphs known to hold no dead code: most passes hand the same graph on
 
 
 def _weights_used(graph: Graph) -> bool:

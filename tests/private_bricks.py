@@ -89,7 +89,7 @@ def log(x: torch.Tensor) -> torch.Tensor:
     return x.log()
 
 
-@brick("pairs(x: [*S]) -> ([*S], [*S])", registry=BRICKS)
+@brick("pairs(x: [*S]) -> (high: [*S], low: [*S])", registry=BRICKS)
 def pairs(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x + 1, x - 1
 

@@ -29,9 +29,9 @@ def double(inputs):
 def agree(graph, inputs):
     """Outputs and gradients of fx and interpreter are the same numbers in float64; gives the network."""
     weights = {n: t.double().requires_grad_(not graph.weights[n].frozen) for n, t in initialise(graph).items()}
-    network = lower(graph, weights, registry=BRICKS, mode="infer")
+    network = lower(graph, weights, dtype=torch.float64, registry=BRICKS, mode="infer")
     first, second = ({n: t.clone().requires_grad_(t.is_floating_point()) for n, t in double(inputs).items()} for _ in range(2))
-    wanted = tuple(Interpreter(graph, weights, registry=BRICKS).run(first).values())
+    wanted = tuple(Interpreter(graph, weights, dtype=torch.float64, registry=BRICKS).run(first).values())
     found = network(*second.values())
     found = found if isinstance(found, tuple) else (found,)
     assert len(found) == len(wanted)

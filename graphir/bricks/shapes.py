@@ -73,7 +73,7 @@ def _agree(facts: Facts, wanted: Dim, given: Dim, first: Shape, other: Shape, po
     message = f"{show_shape(first)} and {show_shape(other)} do not align at the last axis"
     if same is None:
         raise Misfit("E0204", f"{message}: cannot show `{given}` = `{wanted}`", port, (settles(given, wanted),))
-    raise Misfit("E0205", f"{message}: {given} against {wanted}", port, ("only a missing leading axis or a literal 1 extends",))
+    raise Misfit("E0207", f"{message}: {given} against {wanted}", port, ("only a missing leading axis or a literal 1 extends",))
 
 
 def settles(given: Dim, wanted: Dim) -> str:

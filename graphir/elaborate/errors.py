@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def misfit(run: Run, e: Misfit, ports: tuple[s.Port, ...], types: tuple[Type, ...], names: Any, at: At) -> GraphirError:
     """The diagnostic of a shape error: across an arrow it cites both sides."""
     notes = [*e.notes, *_where_from(run, e)]
+    if e.code == "E0207" and len(types) == 2:
+        notes.insert(0, f"the left side is {types[0]}, the right side {types[1]}")
     if e.code != "E0205" or at.before is None or e.port < 0 or e.port >= len(ports):
         labels = (Label(at.before, f"gives {_types(types)}"),) if at.before is not None and types and at.before != at.span else ()
         return run.fail(e.code, str(e), at.span, scope=at.scope, labels=labels, notes=notes, help=e.help)

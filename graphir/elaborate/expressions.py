@@ -123,7 +123,7 @@ def _unary(run: Run, expr: s.Unary, env: Env) -> Any:
         return not condition(run, expr.operand, env)
     value = settle(run, evaluate(run, expr.operand, env), expr.operand, env)
     if tensor(value):
-        return _emit(run, "scale", {"factor": -1.0}, (value,), expr, env)
+        return _emit(run, "scale", {"factor": -1}, (value,), expr, env)
     return _scalar(run, "-", 0, value, expr, env)
 
 
@@ -195,7 +195,7 @@ def _tensor_arithmetic(run: Run, expr: s.Binary, left: Any, right: Any, env: Env
     if op == "+" or (op == "-" and first):
         return _emit(run, "shift", {"by": number if op == "+" else -number}, (value,), expr, env)
     if op == "-":
-        return _emit(run, "shift", {"by": number}, (_emit(run, "scale", {"factor": -1.0}, (value,), expr, env),), expr, env)
+        return _emit(run, "shift", {"by": number}, (_emit(run, "scale", {"factor": -1}, (value,), expr, env),), expr, env)
     if op == "**" and first:
         return _emit(run, "power", {"exponent": number}, (value,), expr, env)
     raise run.fail("E0307", f"`{op}` does not apply to a tensor and a number", expr.span, scope=env.scope, help=_compare_help(op))
@@ -209,7 +209,8 @@ def _emit(run: Run, op: str, attrs: dict[str, Any], inputs: tuple[Value, ...], e
     scope = env.scope
     if scope is None:
         raise run.fail("E0307", "tensors live inside blocks and models", expr.span)
-    attrs = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in attrs.items()}
+    if all(v.type.dtype == "float" for v in inputs):
+        attrs = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in attrs.items()}
     return apply(run, Primitive(REGISTRY[op], attrs, called=True), inputs, At(scope, op, expr.span))
 
 
