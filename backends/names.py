@@ -14,7 +14,7 @@
 In names, `{i}` (one letter) is a whole number and `{part}` (longer) one segment; on the right `{i + 1}` computes. After a name
 come steps: `[...]` indexes and slices, `| reshape(...)`, `| permute(...)`, `| flatten`, `| T`, `| squeeze`, `| neg`, `| exp`,
 `| log`, `| add(x)`, `| mul(x)`; `cat(a, b, axis)` and `stack(a, b, axis)` join expressions. Numbers are arithmetic over
-wildcards and the model's numeric parameters. The first pattern that matches one of our names is its source. Both sides are
+wildcards and the model's parameters that are numbers or lists (`{places[0]}`). The first pattern that matches one of our names is its source. Both sides are
 accounted for: every weight must be found, and every foreign tensor used, in full, or ignored.
 """
 
@@ -124,7 +124,7 @@ def _find(name: str, table: NameTable, tensors: Mapping[str, torch.Tensor], grap
         if match is None:
             continue
         holes: dict[str, Any] = {k: int(v) if len(k) == 1 else v for k, v in match.groupdict().items()}
-        numbers = {k: v for k, v in graph.params.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        numbers = {k: v for k, v in graph.params.items() if isinstance(v, int | float | list | tuple) and not isinstance(v, bool)}
         return _Reader(rule.expression, table, tensors, {**numbers, **holes}, used).whole()
     raise _Wrong(f"no pattern of `{table.name}` matches it")
 

@@ -36,7 +36,7 @@ def merge_projections(graph: Graph, options: NoOptions, report: Report) -> Graph
         if node in leader:
             _emit(leader[node], rewriter, recipes)
         elif node not in member:
-            rewriter.replace(node.outputs, rewriter.offer(rewriter.carried(node)))
+            rewriter.keep(node)
     return rewriter.finish()
 
 

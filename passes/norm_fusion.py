@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..bricks.declare import REGISTRY
@@ -64,8 +65,7 @@ def _statistics(graph: Graph) -> dict[Node, tuple[Node, ...]]:
     groups: dict[Any, list[Node]] = {}
     for node in graph.nodes:
         if node.op in FAMILIES:
-            statistic = REGISTRY[FAMILIES[node.op].statistic]
-            settings = tuple((k, v) for k, v in sorted(node.attrs.items()) if k in statistic.formals)
+            settings = _taken(FAMILIES[node.op].statistic, node.attrs)
             groups.setdefault((node.op, through_forks(node.inputs[0]), settings, node.where.backend), []).append(node)
     return {node: tuple(group) for group in groups.values() if len(group) > 1 for node in group}
 
@@ -126,7 +126,7 @@ def _rebuild(graph: Graph, shared: Mapping[Node, tuple[Node, ...]], fused: Mappi
         elif node in shared:
             _emit_applied(node, shared[node], statistics, rewriter)
         else:
-            rewriter.replace(node.outputs, rewriter.offer(rewriter.carried(node)))
+            rewriter.keep(node)
     return rewriter.finish()
 
 
@@ -168,6 +168,8 @@ def _scope_of(group: tuple[Node, ...], rewriter: Rewriter, name: str) -> Where:
     return rewriter.below(Where(".".join(scope), where.frames[: len(scope)], where.span, where.backend), name)
 
 
-def _taken(op: str, attrs: Mapping[str, Any]) -> Attrs:
+@lru_cache(maxsize=1024)
+def _taken(op: str, attrs: Attrs) -> Attrs:
+    """The attributes that the brick `op` has too."""
     formals = REGISTRY[op].formals
     return Attrs({k: v for k, v in attrs.items() if k in formals})

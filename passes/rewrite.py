@@ -100,6 +100,12 @@ class Rewriter:
         """Say why the rule under way does not apply: `return rewriter.no("...", node)`."""
         self.report.refuse(self._underway[-1], node, reason)
 
+    def keep(self, node: Node) -> None:
+        """Take a node of the old graph over, on the final inputs."""
+        outputs = self.offer(self.carried(node))
+        if outputs is not node.outputs:
+            self.replace(node.outputs, outputs)
+
     def carried(self, node: Node) -> Node:
         """The node over the final inputs: itself where they did not change."""
         moved = self.moved
@@ -257,14 +263,8 @@ def rewrite(graph: Graph, rules: Rules | None = None, merge: bool = False, repor
     if not merge and not any(op in graph.ops for op in rules or ()):
         return dead_code(graph)
     rewriter = Rewriter(graph, rules, merge, report)
-    moved, carried, offer = rewriter.moved, rewriter.carried, rewriter.offer
     for node in graph.nodes:
-        outputs = offer(carried(node))
-        if outputs is node.outputs:
-            continue
-        for before, after in zip(node.outputs, outputs, strict=True):
-            if before is not after:
-                moved[before] = after
+        rewriter.keep(node)
     if report is not None and merge:
         report.fired["equal_calls_are_one"] += rewriter.merged
     return rewriter.finish()

@@ -33,11 +33,11 @@ def test_alignment(shapes, result):
 @pytest.mark.parametrize(
     ("shapes", "code"),
     [
-        ([(B, 4), (B, 3)], "E0205"),
+        ([(B, 4), (B, 3)], "E0207"),
         ([(B, 4), (T, 4)], "E0204"),
         ([(B, T), (T, B)], "E0204"),
         ([(B, 2), (B, T)], "E0204"),
-        ([(3, B), (4, B)], "E0205"),
+        ([(3, B), (4, B)], "E0207"),
     ],
 )
 def test_nothing_else_extends(shapes, code):
