@@ -78,6 +78,11 @@ def providers(graph: Graph) -> dict[str, Value]:
     return found
 
 
+def untold(node: Node, name: str) -> GraphirError:
+    """What to say where a node's attribute waits for a size that no tensor tells."""
+    return GraphirError(Diagnostic("E0804", f"no tensor's shape tells the size of `{name}`, which `{node.op}` needs", node.where.span))
+
+
 def _values(graph: Graph) -> Iterable[Value]:
     for _, value in graph.inputs:
         yield value

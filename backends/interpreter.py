@@ -7,7 +7,7 @@ dead, and emptied where nobody takes it, so no tensor lives longer than it is ne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,9 +19,10 @@ from graphir.bricks.call import arguments, concrete
 from graphir.bricks.declare import REGISTRY, Declaration, Registry
 from graphir.ir.dims import evaluate
 from graphir.ir.graph import Graph, Node, Value
+from graphir.ir.scalar import runtime_names
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
-from .base import axis_that_gives, bind_inputs, declaration_of, providers, split_attrs
+from .base import axis_that_gives, bind_inputs, declaration_of, providers, split_attrs, untold
 from .modules import Named, argument, attach, parameter
 from .plan import check_names
 
@@ -112,14 +113,18 @@ class Interpreter:
         rest = self._results[len(self.graph.outputs) :]
         return outputs, {name: slots[slot] for (name, _), slot in zip(self.graph.aux, rest)}
 
-    def run_step(self, inputs: Mapping[str, torch.Tensor], state: State | None = None) -> tuple[dict[str, torch.Tensor], State]:
+    def run_step(
+        self, inputs: Mapping[str, torch.Tensor], state: State | None = None, whole: Collection[str] = ()
+    ) -> tuple[dict[str, torch.Tensor], State]:
         """One or more new tokens: outputs and the state after them. `state` is None before the first token.
 
-        State belongs to call sites: it maps the path of each stateful node to its tensors. Raises GraphirError E0810 where a node
+        `whole` names inputs that are given in full at every step (the source of an encoder-decoder): what follows from them
+        alone is computed as in `run` and keeps no state. State belongs to call sites: it maps the path of each stateful node to its tensors. Raises GraphirError E0810 where a node
         sees later tokens, E0811 where the state is not one of this model.
         """
         sizes = bind_inputs(self.graph, inputs)
-        self._check_causal()
+        grown = self._grown(whole)
+        _check_causal(grown)
         old = state or {}
         strangers = sorted(old.keys() - {b.node.where.path for b in self._bound if b.declaration.state})
         if strangers:
@@ -130,7 +135,7 @@ class Interpreter:
         self._place(slots, inputs)
         new: State = {}
         for bound, step in zip(self._bound, self._plan):
-            if bound.declaration.state is None:
+            if bound.declaration.state is None or bound.node not in grown:
                 step(slots)
             else:
                 new[bound.node.where.path] = self._stateful(bound, slots, old.get(bound.node.where.path))
@@ -176,18 +181,17 @@ class Interpreter:
                 if fed and record.not_finite:
                     raise GraphirError(_not_finite(bound.node, record))
 
-    def _check_causal(self) -> None:
-        blind = [b.node for b in self._bound if not b.declaration.is_causal(b.node.attrs)]
-        if blind:
-            raise GraphirError(
-                [
-                    Diagnostic(
-                        "E0810", f"`{n.where.path}` cannot decode step by step: `{n.op}` sees later tokens", n.where.span,
-                        help=("set `causal = true`, or run the whole sequence",),
-                    )
-                    for n in blind
-                ]
-            )
+    def _grown(self, whole: Collection[str]) -> dict[Node, tuple[Declaration, set[int]]]:
+        """The nodes that new tokens reach, with the places of the inputs through which they do."""
+        values = {value for name, value in self.graph.inputs if name not in whole}
+        found = {}
+        for bound in self._bound:
+            places = {place for place, value in enumerate(bound.node.inputs) if value in values}
+            # Without inputs of its own, a node (a free parameter) is the same at every step.
+            if places:
+                found[bound.node] = bound.declaration, places
+                values.update(bound.node.outputs)
+        return found
 
     def _stateful(self, bound: Bound, slots: list[Any], state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
         node, rule, sizes = bound.node, bound.declaration.state, slots[SIZES]
@@ -301,6 +305,9 @@ def _assign(
                 unused.append(value)
         drops = tuple([s for s in dying if s not in writes])
         waiting = split_attrs(declaration, node.attrs)[1]
+        for name in sorted(runtime_names(tuple(waiting.values()))):
+            if name not in told:
+                raise untold(node, name)
         tells = tuple(
             [
                 (name, slot_of[v], *axis_that_gives(v.type, name))  # type: ignore[misc]
@@ -310,6 +317,27 @@ def _assign(
         )
         bound.append(Bound(node, declaration, reads, writes, drops, waiting, tells))
     return bound, inputs, [slot_of[v] for _, v in graph.results], count
+
+
+def _check_causal(grown: Mapping[Node, tuple[Declaration, set[int]]]) -> None:
+    """Raise GraphirError E0810 where a node mixes new tokens with later ones."""
+    blind = [n for n, (d, places) in grown.items() if not d.is_causal(n.attrs) and (not d.looks_at or places & _mixed(n, d))]
+    if blind:
+        raise GraphirError(
+            [
+                Diagnostic(
+                    "E0810", f"`{n.where.path}` cannot decode step by step: `{n.op}` sees later tokens", n.where.span,
+                    help=("set `causal = true`, or run the whole sequence",),
+                )
+                for n in blind
+            ]
+        )
+
+
+def _mixed(node: Node, declaration: Declaration) -> set[int]:
+    """The places of the inputs whose tokens a node mixes."""
+    ports = [p for p in declaration.port_names if p not in declaration.optional or p in node.attrs.get("given", ())]
+    return {place for place, port in enumerate(ports) if port in declaration.looks_at}
 
 
 def _by_keyword(body: Callable[..., Any], positional: Sequence[int], ports: Mapping[str, int], names: Sequence[str]) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from graphir.ir.graph import Graph, Node, Value, Weight
 from graphir.ir.scalar import runtime_names
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
-from .base import axis_that_gives, declaration_of, providers
+from .base import axis_that_gives, declaration_of, providers, untold
 
 CONTAINERS = ("[]", "fork", "filter", "pipe")
 DEPTH = 128
@@ -301,7 +301,7 @@ def _telling(name: str, node: Node, part: Part, result: Plan, order: dict[Node, 
                 return value
         around = around.parent
     if name not in told:
-        raise GraphirError(Diagnostic("E0804", f"no tensor's shape tells the size of `{name}`, which `{node.op}` needs", node.where.span))
+        raise untold(node, name)
     return told[name]
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 
 from graphir.atomic import write_atomic
+from graphir.bricks.inits import read_init
+from graphir.bricks.signature import Misfit
 from graphir.ir.graph import Graph, Weight
 from graphir.lang.diagnostic import Diagnostic, GraphirError, nearest
 
@@ -27,7 +28,6 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }
-_SPEC = re.compile(r"(\w+)(?:\(([^()]*)\))?\Z")
 
 
 def initialise(
@@ -48,8 +48,9 @@ def make(name: str, weight: Weight, seed: int = 0) -> torch.Tensor:
     """One weight as a float32 tensor on the CPU."""
     digest = hashlib.blake2b(f"{seed}|{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    word, numbers = _parse(weight.init)
-    return MAKERS[word](weight.shape, generator, *numbers)
+    word, numbers, factor = read_init(weight.init)
+    drawn = MAKERS[word](weight.shape, generator, *numbers)
+    return drawn if factor == 1.0 else drawn * factor
 
 
 def fan_in(shape: Shape) -> int:
@@ -62,27 +63,11 @@ def fan_out(shape: Shape) -> int:
     return max(1, shape[0] * math.prod(shape[2:]) if len(shape) > 1 else math.prod(shape))
 
 
-def _parse(spec: str) -> tuple[str, list[float]]:
-    found = _SPEC.match(spec)
-    if not found:
-        raise ValueError(f"`{spec[:60]}` is no initialisation")
-    word, inside = found.groups()
-    if word not in MAKERS:
-        raise ValueError(f"there is no initialisation `{word}`")
-    numbers = [float(n) for n in inside.split(",")] if inside and inside.strip() else []
-    least, most = TAKES.get(word, (0, 0))
-    if not least <= len(numbers) <= most or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"`{word}` takes {least if least == most else f'{least} to {most}'} numbers, not `{inside or ''}`")
-    return word, numbers
-
-
 def _unknown(name: str, weight: Weight) -> Diagnostic | None:
     try:
-        _parse(weight.init)
-    except ValueError as e:
-        word = weight.init.partition("(")[0]
-        help = nearest(word, MAKERS) or (f"known are {', '.join(MAKERS)}",)
-        return Diagnostic("E0404", f"weight `{name}`: {e}", help=help)
+        read_init(weight.init)
+    except Misfit as e:
+        return Diagnostic(e.code, f"weight `{name}`: {e}", help=e.help)
     return None
 
 
@@ -175,10 +160,6 @@ MAKERS: dict[str, Maker] = {
     "log_uniform": _log_uniform,
     "step_bias": _step_bias,
     "forget_power": _forget_power,
-}
-TAKES = {
-    "constant": (1, 1), "normal": (0, 1), "uniform": (0, 1), "trunc_normal": (0, 1), "wang": (1, 1), "orthogonal": (0, 1),
-    "linspace": (2, 2), "log_uniform": (0, 2), "step_bias": (0, 3), "forget_power": (2, 2),
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from private_bricks import BRICKS, B, Made, T, language_model
 
 from graphir.backends.base import bind_inputs, compile_module
+from graphir.backends.fx import lower
 from graphir.backends.interpreter import InterpretedNetwork, Interpreter
 from graphir.backends.weights import initialise
 from graphir.ir.graph import Precondition
@@ -50,7 +51,11 @@ def test_gradients_reach_weights_and_inputs():
     g = made.graph(y=made.put("linear", made["x"], path="l", out=3))
     w = {n: t.double().requires_grad_() for n, t in initialise(g).items()}
     x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, a, b: Interpreter(g, {"l.weight": a, "l.bias": b}, registry=BRICKS).run({"x": x})["y"], (x, *w.values()))
+
+    def whole(x, weight, bias):
+        return Interpreter(g, {"l.weight": weight, "l.bias": bias}, registry=BRICKS).run({"x": x})["y"]
+
+    assert torch.autograd.gradcheck(whole, (x, *w.values()))
 
 
 def test_several_results_forks_optional_ports_and_aux():
@@ -179,8 +184,14 @@ def test_missing_weights_and_bricks_are_diagnostics():
     made = Made(x=Type("float", (B, 2)))
     made.put("log", made["x"])
     made.nodes[0].op = "logg"
-    with pytest.raises(GraphirError, match="did you mean `log`"):
+    with pytest.raises(GraphirError) as error:
         Interpreter(made.graph(y=made.nodes[0].outputs[0]), {}, registry=BRICKS)
+    assert error.value.diagnostics[0].help == ("did you mean `log`?",)
+    made = Made()
+    g = made.graph(y=made.put("ramp", n=T))
+    for run_it in (lambda: Interpreter(g, {}, registry=BRICKS), lambda: lower(g, registry=BRICKS)):
+        with pytest.raises(GraphirError, match="no tensor's shape tells the size of `T`, which `ramp` needs"):
+            run_it()
 
 
 def stepping():

@@ -91,7 +91,7 @@ def test_exact_specs():
 
 @pytest.mark.parametrize("word", sorted(MAKERS))
 def test_every_spec_takes_every_shape(word):
-    inside = {"constant": "(2)", "wang": "(4)", "linspace": "(0, 1)"}.get(word, "")
+    inside = {"constant": "(2)", "wang": "(4)", "linspace": "(0, 1)", "forget_power": "(0, 2)"}.get(word, "")
     for shape in ((), (3,), (2, 3), (2, 3, 4), (0, 3)):
         assert make("w", Weight(shape, word + inside)).shape == shape
 

@@ -69,6 +69,7 @@ def _fits(port: str, shape: tuple[Any, ...], wanted: tuple[str, ...], names: Map
     optional=("mask", "bias"),
     shape=_shape,
     causal=lambda attrs: attrs.get("causal") is True,
+    looks_at=("k", "v"),
     examples=(
         "sdpa(causal = true) : float[2, 4, 5, 8], float[2, 2, 5, 8], float[2, 2, 5, 6]",
         "sdpa : float[2, 4, 5, 8], float[2, 2, 7, 8], float[2, 2, 7, 6], mask = bool[2, 7], bias = float[1, 4, 5, 7]",

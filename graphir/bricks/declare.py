@@ -32,6 +32,7 @@ from ..ir.types import Type
 from ..lang import syntax as s
 from ..lang.parser import parse_expression, parse_header
 from ..lang.source import Source
+from .inits import init_spec
 from .signature import Misfit, match, result
 
 KINDS = ("brick", "fork", "join", "stitch", "filter")
@@ -41,13 +42,18 @@ FlopsRule = Callable[[tuple[Type, ...], Mapping[str, Any], Facts], Dim]
 
 @dataclass(frozen=True)
 class WeightRule:
-    """One weight of a brick: role, dims, initialisation, the condition under which it exists."""
+    """One weight of a brick: role, dims, initialisation, the condition under which it exists.
+
+    `path` is what the weight's name ends in where that is not its role (modules of a host have dots in it).
+    """
 
     role: str
     dims: tuple[s.Expr, ...]
     init: str
     when: s.Expr | None
     buffer: bool = False
+    path: str = ""
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class Declaration:
     file: str = ""
     extra: str = ""
     flops_rule: FlopsRule | None = None
+    looks_at: tuple[str, ...] = ()
 
     @cached_property
     def name(self) -> str:
@@ -311,6 +318,7 @@ def brick(
     examples: Sequence[str] = (),
     source: str = "",
     extra: str = "",
+    looks_at: Sequence[str] = (),
     registry: Registry = REGISTRY,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a primitive; see the module's text for the header and the body.
@@ -323,6 +331,7 @@ def brick(
     `shape(types, names, facts)`: the shape rule where a header cannot say it; raises `Misfit`.
     `inline`: the body is plain torch calls without Python control flow on values, so fx shows those instead of one call.
     `random`: draws random numbers, so equal calls are not merged. `causal`: token t depends on tokens up to t only (or: of attrs).
+    `looks_at`: the ports whose tokens it mixes, where the others are taken token by token (keys and values of attention).
     `elementwise`: each element by itself. `per_token`: acts on the last axis only, every token alike.
     `examples`: uses for the manual and the tests, `linear(8) : float[2, 4]`. `source`: paper or system.
     """
@@ -334,6 +343,7 @@ def brick(
             Declaration(
                 header, body, weights, "0" if rule else str(flops), tuple(require), kind, variadic, tuple(optional), shape, state, inline,
                 random, causal, elementwise, per_token or elementwise, tuple(examples), source, body.__module__, extra, rule,
+                tuple(looks_at),
             )
         )
         return body
@@ -348,16 +358,7 @@ def make_weight(rule: WeightRule, shape: tuple[int, ...], attrs: Mapping[str, An
         spec = init_spec(attrs.get(spec[1:]))
     elif init is not None:
         spec = init_spec(init)
-    return Weight(shape, spec, frozen or rule.buffer, rule.buffer)
-
-
-def init_spec(given: Any) -> str:
-    """An author's init as a spec: 0.5 is `constant(0.5)`, `["normal", 0.02]` is `normal(0.02)`, words are themselves."""
-    if is_number(given):
-        return f"constant({float(given)!r})"
-    if isinstance(given, list | tuple) and given and all(is_number(n) for n in given[1:]):
-        return f"{given[0]}({', '.join(repr(float(n)) for n in given[1:])})"
-    return str(given)
+    return Weight(shape, spec, frozen or rule.frozen or rule.buffer, rule.buffer)
 
 
 __all__ = ["REGISTRY", "Attrs", "Declaration", "Misfit", "Poly", "Registry", "StateRule", "brick"]

@@ -15,10 +15,10 @@ from ..lang.diagnostic import nearest
 from .signature import Misfit
 
 TAKES: Mapping[str, tuple[int, int]] = {
-    "zeros": (0, 0), "ones": (0, 0), "constant": (1, 1), "normal": (0, 1), "uniform": (0, 1), "trunc_normal": (0, 1), "he": (0, 0), "he_last": (0, 0),
-    "lecun": (0, 0), "xavier": (0, 0), "xavier_uniform": (0, 0), "torch_linear": (0, 0), "kaiming_uniform": (0, 0), "small": (0, 0),
+    "zeros": (0, 0), "ones": (0, 0), "constant": (1, 1), "normal": (0, 1), "uniform": (0, 1), "trunc_normal": (0, 1), "he": (0, 0),
+    "he_last": (0, 0), "lecun": (0, 0), "xavier": (0, 0), "xavier_uniform": (0, 0), "torch_linear": (0, 0), "kaiming_uniform": (0, 0), "small": (0, 0),
     "small_init": (0, 0), "wang": (1, 1), "eye": (0, 0), "identity": (0, 0), "orthogonal": (0, 1), "linspace": (2, 2), "log_range": (0, 0),
-    "log_uniform": (0, 2), "step_bias": (0, 3),
+    "log_uniform": (0, 2), "step_bias": (0, 3), "forget_power": (2, 2),
 }
 _SPEC = re.compile(r"(\w+)(?:\(([^()]*)\))?((?: \* [^*()]+)*)\Z")
 
@@ -62,10 +62,19 @@ def _words() -> tuple[str, ...]:
     return (f"known are {', '.join(TAKES)}",)
 
 
+def init_spec(given: Any) -> str:
+    """An author's init as a spec: 0.5 is `constant(0.5)`, `["normal", 0.02]` is `normal(0.02)`, words are themselves."""
+    if is_number(given):
+        return f"constant({float(given)!r})"
+    if isinstance(given, list | tuple) and given and all(is_number(n) for n in given[1:]):
+        return f"{given[0]}({', '.join(repr(float(n)) for n in given[1:])})"
+    return str(given)
+
+
 def check_init(value: Any) -> None:
-    """Check what an author gave as `init`: a number, a spec, or none. Raises Misfit E0404."""
-    if isinstance(value, str):
-        read_init(value)
+    """Check what an author gave as `init`: a number, a spec, a list of a word and its numbers, or none. Raises Misfit E0404."""
+    if isinstance(value, str | list | tuple):
+        read_init(init_spec(value))
     elif value is not None and not is_number(value):
         raise Misfit("E0404", f"`init` takes a word such as \"zeros\" or a number, not {kind(value)}")
 

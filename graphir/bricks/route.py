@@ -231,6 +231,40 @@ def expert_choice(probabilities: torch.Tensor, factor: float = 1.0) -> torch.Ten
     return probabilities.masked_fill(~chosen, 0.0)
 
 
+# one choice for a whole sample
+
+
+def _sample_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
+    shape = types[0].shape
+    if len(shape) < 2:
+        raise Misfit("E0202", f"one choice a sample needs samples: [B, ..., n], not {show_shape(shape)}", 0)
+    return (Type("float", (shape[0], *[1] * (len(shape) - 2), shape[-1])),)
+
+
+def _sample_state(types: Types, names: Names) -> dict[str, tuple[tuple[Dim, ...], str]]:
+    return {"prompt": (_sample_shape(types, names, Facts())[0].shape, "float"), "offset": ((), "int")}
+
+
+def _sample_step(state: Mapping[str, Any], x: torch.Tensor, cache: bool = False) -> tuple[torch.Tensor, dict[str, Any]]:
+    mean = torch.where(state["offset"] == 0, sample_mean(x), state["prompt"].to(x.dtype))
+    return mean, {"prompt": mean, "offset": state["offset"] + x.shape[1]}
+
+
+@brick(
+    "sample_mean(cache = false)(x: [B, *S, n]) -> [B, *R, n]",
+    shape=_sample_shape,
+    state=StateRule(_sample_state, _sample_step),
+    causal=lambda attrs: bool(attrs.get("cache")),
+    examples=("sample_mean : float[B, T, 4]", "sample_mean : float[B, 4]"),
+)
+def sample_mean(x: torch.Tensor, cache: bool = False) -> torch.Tensor:
+    """The mean over the tokens of each sample, [B, ..., n] -> [B, 1, ..., n]; [B, n] is itself.
+
+    With `cache`, decoding takes the mean over the prompt (the tokens of its first call) and keeps it.
+    """
+    return x.flatten(1, -2).mean(1).reshape(x.shape[0], *[1] * (x.dim() - 2), x.shape[-1]) if x.dim() > 2 else x
+
+
 # noise, in training only
 
 

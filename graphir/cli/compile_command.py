@@ -100,11 +100,13 @@ def _emit(emit: str, output: str, graph: Any, final: Any, recipes: list[Any], ta
 
         write(output, emit_python(final))
     elif emit == "fx":
-        write(output, _module(graph, final, recipes, target, mode, options).source())
-    else:
-        from ..backends.pt2 import export
+        from ..backends.listing import listing
 
-        write(output, export(_module(graph, final, recipes, target, mode, options)))
+        write(output, listing(_module(graph, final, recipes, target, mode, options)))
+    else:
+        from ..backends.pt2 import to_bytes
+
+        write(output, to_bytes(_module(graph, final, recipes, target, mode, options)))
 
 
 def _module(graph: Any, final: Any, recipes: list[Any], target: str, mode: str, options: dict[str, Any]) -> Any:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..bricks.declare import REGISTRY, Declaration, make_weight
+from ..bricks.inits import multiplied
 from ..bricks.signature import Misfit, match, result
-from ..ir.graph import Attrs, Value
+from ..ir.graph import Attrs, Value, Weight
 from ..ir.scalar import ScalarError, show
 from ..ir.scalar import evaluate as evaluate_dim
 from ..ir.types import Type
@@ -18,10 +19,10 @@ from ..lang.source import Span
 from .blocks import instantiate
 from .errors import misfit
 from .run import Run
-from .scope import Call, Grafting, Scope, join
+from .scope import Call, Grafting, Scope, Tap, join
 from .values import (
-    BlockBrick, Brick, Edit, Filter, Fork, Frozen, Grafted, Named, Pipeline, Placed, Poison, Poisoned, Primitive, Shared, Site,
-    Stitched, Transposed, own_name,
+    BlockBrick, Brick, Edit, Filter, Fork, Frozen, Grafted, Initialised, Named, Pipeline, Placed, Poison, Poisoned, Primitive,
+    Shared, Site, Start, Stitched, Transposed, own_name,
 )
 
 
@@ -57,10 +58,18 @@ def apply(run: Run, brick: Any, inputs: tuple[Value, ...], at: At) -> Any:
     """The tensor, or tuple of tensors, that a brick gives for these inputs."""
     if any(isinstance(v, Poison) for v in inputs):
         raise Poisoned
-    if at.scope.grafting and at.segment is not None and not isinstance(brick, Named | Placed | Frozen | Grafted):
-        edit = _edit_for(at)
-        if edit is not None:
-            return _apply_edit(run, edit, brick, inputs, at)
+    if not at.scope.grafting or at.segment is None or isinstance(brick, Named | Placed | Frozen | Initialised | Grafted):
+        return _apply(run, brick, inputs, at)
+    path = join(at.scope.path, at.scope.next(at.segment))
+    edit = _edit_for(path, at.scope)
+    out = _apply(run, brick, inputs, at) if edit is None else _apply_edit(run, *edit, brick, inputs, at)
+    for grafting in at.scope.grafting:
+        if (below := grafting.below(path)) is not None:
+            grafting.results[below] = out
+    return out
+
+
+def _apply(run: Run, brick: Any, inputs: tuple[Value, ...], at: At) -> Any:
     match brick:
         case Primitive():
             return _single(_primitive(run, brick, inputs, at))
@@ -77,6 +86,8 @@ def apply(run: Run, brick: Any, inputs: tuple[Value, ...], at: At) -> Any:
             return apply(run, inner, inputs, replace(at, scope=at.scope.within(backend=backend), segment=at.segment or own_name(inner) or "part"))
         case Frozen(brick=inner):
             return apply(run, inner, inputs, replace(at, scope=at.scope.within(frozen=True), segment=at.segment or own_name(inner) or "frozen"))
+        case Initialised():
+            return _initialised(run, brick, inputs, at)
         case Shared():
             scope = at.scope.within(shared=True)
             return apply(run, brick.brick, inputs, replace(at, scope=scope, segment=at.segment or own_name(brick), weights=brick.path))
@@ -205,6 +216,44 @@ def _stitched(run: Run, brick: Stitched, inputs: tuple[Value, ...], at: At) -> A
     return stitch(run, out, back, scope, "stitch_out", at.span, brick.options)
 
 
+# how weights start
+
+
+def _initialised(run: Run, brick: Initialised, inputs: tuple[Value, ...], at: At) -> Any:
+    last = brick.start.which == "last"
+    start = replace(brick.start, turn=run.steps) if last else brick.start
+    before = len(run.nodes)
+    scope = at.scope.within(start=start)
+    out = apply(run, brick.brick, inputs, replace(at, scope=scope, segment=at.segment or own_name(brick.brick) or "part"))
+    if last:
+        _start_last(run, before, start)
+    return out
+
+
+def _start_last(run: Run, before: int, start: Start) -> None:
+    """Let the matrices of the last node that has any, made since `before`, start as wanted."""
+    for node in reversed(run.nodes[before:]):
+        names = [n for _, n in node.weights if len(run.weights[n].shape) > 1 and not run.weights[n].buffer]
+        if names and _is_named(node.where.path.rsplit(".", 1)[-1], start):
+            run.weights |= {n: replace(run.weights[n], init=_spec(run.weights[n], start)) for n in names}
+            return
+
+
+def _started(weight: Weight, segment: str, start: Start) -> Weight:
+    """A weight inside `with_init` whose brick says nothing of its own."""
+    if weight.buffer or start.which == "last" or (start.which == "matrices" and len(weight.shape) < 2) or not _is_named(segment, start):
+        return weight
+    return replace(weight, init=_spec(weight, start))
+
+
+def _is_named(segment: str, start: Start) -> bool:
+    return start.names is None or segment in start.names
+
+
+def _spec(weight: Weight, start: Start) -> str:
+    return multiplied(weight.init if start.spec is None else start.spec, start.factor)
+
+
 def _transposed(run: Run, brick: Transposed, inputs: tuple[Value, ...], at: At) -> Any:
     shared, primitive = brick.shared, brick.primitive
     args = _attributes(run, primitive, at)
@@ -227,17 +276,17 @@ def _transposed(run: Run, brick: Transposed, inputs: tuple[Value, ...], at: At) 
 # grafts
 
 
-def _edit_for(at: At) -> Edit | None:
-    for grafting in at.scope.grafting:
-        path = join(at.scope.path, at.segment or "")
-        if not path.startswith(grafting.root + "."):
+def _edit_for(path: str, scope: Scope) -> tuple[Edit, Grafting] | None:
+    for grafting in scope.grafting:
+        below = grafting.below(path)
+        if below is None:
             continue
-        below = path[len(grafting.root) + 1 :].split(".")
-        grafting.seen.append(".".join(below))
+        grafting.seen.append(below)
+        parts = below.split(".")
         for index, edit in enumerate(grafting.edits):
-            if len(edit.matchers) == len(below) and all(_matches(m, p) for m, p in zip(edit.matchers, below)):
+            if len(edit.matchers) == len(parts) and all(_matches(m, p) for m, p in zip(edit.matchers, parts)):
                 grafting.hit.add(index)
-                return edit
+                return edit, grafting
     return None
 
 
@@ -247,9 +296,9 @@ def _matches(matcher: str | frozenset[int] | None, segment: str) -> bool:
     return segment.isdigit() and (matcher is None or int(segment) in matcher)
 
 
-def _apply_edit(run: Run, edit: Edit, brick: Any, inputs: tuple[Value, ...], at: At) -> Any:
+def _apply_edit(run: Run, edit: Edit, grafting: Grafting, brick: Any, inputs: tuple[Value, ...], at: At) -> Any:
     site = Site(brick, at.weights if at.weights is not None else join(at.scope.weights, at.segment or ""))
-    value = run.evaluate(run, edit.value, edit.env.child({"site": site}))
+    value = run.evaluate(run, edit.value, edit.env.child({"site": site, "tap": Tap(grafting)}))
     if not isinstance(value, Brick | list):
         raise run.fail("E0306", "a graft puts a brick at its place", edit.value.span, scope=at.scope)
     scope = at.scope.within(grafting=(), weights=at.scope.path, shared=False)
@@ -364,10 +413,13 @@ def _primitive(run: Run, brick: Primitive, inputs: tuple[Value, ...], at: At) ->
     prefix = at.weights if at.weights is not None else join(scope.weights, segment)
     weights = []
     for rule, shape in shapes:
-        name = join(prefix, rule.role)
+        name = join(prefix, rule.path or rule.role)
         own = rule is shapes[0][0] or rule.init == "$init"
         init = brick.args.get("init") if own else brick.args.get("bias_init") if rule.role == "bias" else None
-        run.add_weight(name, make_weight(rule, shape, names, init, scope.frozen), at.span, scope)
+        weight = make_weight(rule, shape, names, init, scope.frozen)
+        if scope.start is not None and init is None:
+            weight = _started(weight, at.segment or declaration.name, scope.start)
+        run.add_weight(name, weight, at.span, scope)
         weights.append((rule.role, name))
     node = run.emit(declaration.name, ordered, final, tuple(weights), join(scope.path, segment), scope, at.span, results)
     return node.outputs

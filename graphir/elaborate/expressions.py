@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..bricks.declare import REGISTRY
+from ..bricks.inits import check_init
+from ..bricks.signature import Misfit
 from ..ir.dims import Poly, free_names
 from ..ir.graph import Value
 from ..ir.scalar import FUNCTIONS, MAX_ITEMS, ScalarError, binary, is_dim, is_number, show
@@ -16,10 +18,10 @@ from .apply import At, apply, free_ports
 from .names import FORMS, known_names
 from .project import Module, library
 from .run import Run
-from .scope import Env
+from .scope import Env, Tap
 from .values import (
-    POISON, BlockBrick, Brick, Builtin, Edit, Filter, Fork, Frozen, Function, Grafted, Named, Pipeline, Placed, Poison, Poisoned, Primitive,
-    Shared, Stage, Stitched, Transposed, describe, own_name,
+    POISON, BlockBrick, Brick, Builtin, Edit, Filter, Fork, Frozen, Function, Grafted, Initialised, Named, Pipeline, Placed, Poison,
+    Poisoned, Primitive, Shared, Stage, Start, Stitched, Transposed, describe, own_name,
 )
 
 BACKENDS = ("mlx", "inductor", "interpreter", "fx")
@@ -339,6 +341,8 @@ def _call(run: Run, expr: s.Call, env: Env) -> Any:
             return _let_call(run, callee, expr, env)
         case Primitive() | BlockBrick():
             return _configure(run, callee, expr, env)
+        case Tap():
+            return _tap(run, callee, expr, env)
     help = ("tensors are fed with `->`: `x -> f`",) if isinstance(callee, Brick | list) else ()
     raise run.fail("E0306", f"{describe(callee)} takes no arguments", expr.callee.span, scope=env.scope, help=help)
 
@@ -424,6 +428,8 @@ def _configure(run: Run, brick: Primitive | BlockBrick, expr: s.Call, env: Env) 
         for name, value in given.items():
             if isinstance(value, Value | Brick):
                 raise run.fail("E0307", f"`{name}` of `{brick.name}` takes config, not {describe(value)}", expr.span, scope=env.scope)
+        for name in ("init", "bias_init"):
+            _check_init(run, given.get(name), expr, env, name)
         return Primitive(brick.declaration, given, bound, True)
     return BlockBrick(brick.block, brick.module, given, bound, True)
 
@@ -434,6 +440,35 @@ def _configure(run: Run, brick: Primitive | BlockBrick, expr: s.Call, env: Env) 
 def _frozen(run: Run, expr: s.Call, env: Env) -> Any:
     given = arguments(run, "frozen", ["brick"], expr, env)
     return Frozen(_needs_brick(run, given, "brick", "frozen", expr, env))
+
+
+def _check_init(run: Run, value: Any, expr: s.Call, env: Env, name: str = "init") -> None:
+    try:
+        check_init(value)
+    except Misfit as e:
+        span = next((a.span for a in expr.arguments if a.name == name), expr.span)
+        raise run.fail(e.code, str(e), span, scope=env.scope, help=e.help) from None
+
+
+WHICH = ("matrices", "all", "last")
+
+
+def _with_init(run: Run, expr: s.Call, env: Env) -> Any:
+    """`with_init(f, "zeros")`: weights inside f that say nothing of their own start so; `factor` multiplies what they start as."""
+    given = arguments(run, "with_init", ["brick", "init"], expr, env, ("factor", "weights", "names"))
+    brick = _needs_brick(run, given, "brick", "with_init", expr, env)
+    init, factor, which, names = given.get("init"), given.get("factor", 1.0), given.get("weights", "matrices"), given.get("names")
+    if init is None and "factor" not in given:
+        raise run.fail("E0303", "`with_init` needs `init` or `factor`", expr.span, scope=env.scope, help=('write `with_init(f, "zeros")`',))
+    _check_init(run, init, expr, env)
+    if not is_number(factor):
+        raise run.fail("E0404", f"`factor` is a number, not {describe(factor)}", expr.span, scope=env.scope)
+    if which not in WHICH:
+        raise run.fail("E0404", f"`weights` is one of {', '.join(WHICH)}, not {show(which)}", expr.span, scope=env.scope)
+    if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+        raise run.fail("E0404", f"`names` is a list of words, not {describe(names)}", expr.span, scope=env.scope)
+    spec = f"constant({float(init)!r})" if is_number(init) else init
+    return Initialised(brick, Start(spec, float(factor), which, None if names is None else tuple(names)))
 
 
 def _needs_brick(run: Run, given: dict[str, Any], name: str, what: str, expr: s.Call, env: Env) -> Any:
@@ -464,10 +499,16 @@ def _choose(run: Run, expr: s.Call, env: Env) -> Any:
 
 
 def _fork_call(run: Run, expr: s.Call, env: Env) -> Any:
-    raise run.fail("E0306", "`fork` is followed by its branches", expr.span, scope=env.scope, help=("write `fork { a: f  b: g }`",))
+    given = arguments(run, "fork", ["branches"], expr, env)
+    listed = given.get("branches")
+    if not isinstance(listed, list) or not all(isinstance(b, Brick | list) for b in listed):
+        raise run.fail("E0306", "`fork` is followed by its branches, or takes a list of bricks", expr.span, scope=env.scope, help=("write `fork { a: f  b: g }`, or `fork([f, g])`",))
+    if not listed:
+        raise run.fail("E0410", "a fork has at least one branch", expr.span, scope=env.scope)
+    return Fork(tuple((str(i), Stage(b, str(i), expr.span)) for i, b in enumerate(listed)))
 
 
-_FORMS = {"frozen": _frozen, "stitch": _stitch, "choose": _choose, "fork": _fork_call}
+_FORMS = {"frozen": _frozen, "with_init": _with_init, "stitch": _stitch, "choose": _choose, "fork": _fork_call}
 
 
 def _branches(run: Run, expr: s.Branches, env: Env) -> Any:
@@ -598,6 +639,22 @@ def _graft(run: Run, expr: s.Graft, env: Env) -> Any:
         raise run.fail("E0306", f"a graft grows on a brick, not on {describe(host)}", expr.host.span, scope=env.scope)
     edits = tuple(Edit(_matchers(run, e.path, env), e.value, e.path.span, env) for e in expr.edits)
     return Grafted(host, edits)
+
+
+def _tap(run: Run, tap: Tap, expr: s.Call, env: Env) -> Any:
+    """What came out of a place of the host that was computed before this one."""
+    if len(expr.arguments) != 1 or expr.arguments[0].name is not None:
+        raise run.fail("E0304", "`tap` takes one place of the host", expr.span, scope=env.scope, help=("write `tap(layers[2].mlp)`",))
+    parts = []
+    for matcher in _matchers(run, expr.arguments[0].value, env):
+        if not isinstance(matcher, str) and (matcher is None or len(matcher) != 1):
+            raise run.fail("E0701", "`tap` reads one place, not several", expr.span, scope=env.scope)
+        parts.append(matcher if isinstance(matcher, str) else str(next(iter(matcher))))
+    path = ".".join(parts)
+    if path not in tap.grafting.results:
+        near = nearest(path, tap.grafting.results) or ("it must come before the place that reads it",)
+        raise run.fail("E0703", f"the host has computed no `{path}` where it is tapped", expr.span, scope=env.scope, help=near)
+    return tap.grafting.results[path]
 
 
 def _matchers(run: Run, path: s.Expr, env: Env) -> tuple[str | frozenset[int] | None, ...]:

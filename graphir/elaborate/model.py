@@ -133,11 +133,17 @@ def _instantiate(run: Run, module: Module, block: s.Block, params: Mapping[str, 
     for port, value in zip(header.results, values):
         check_result(run, port, value, names, block, scope)
     outer = {n: module.values.get(n) for n, i in module.items.items() if isinstance(i, s.Param) and n in module.values}
-    shown = {k: v for k, v in {**outer, **config}.items() if isinstance(v, int | float | str | bool | type(None))}
+    shown = {k: tuple(v) if isinstance(v, list) else v for k, v in {**outer, **config}.items() if _is_plain(v)}
     outputs = tuple(zip(_output_names(header), values))
     used = {name for node in run.nodes for _, name in node.weights}
     weights = {n: w for n, w in run.weights.items() if n in used}
     return Graph(header.name, inputs, tuple(run.nodes), outputs, weights, tuple(run.aux), tuple(run.requires), shown)
+
+
+def _is_plain(value: Any) -> bool:
+    """Numbers, words and lists of them; no bricks."""
+    scalar = int | float | str | bool | None
+    return isinstance(value, scalar) or (isinstance(value, list | tuple) and all(isinstance(v, scalar) for v in value))
 
 
 def _output_names(header: s.Header) -> list[str]:

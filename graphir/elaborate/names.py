@@ -11,7 +11,7 @@ from ..lang.diagnostic import Diagnostic, Label, nearest
 from ..lang.source import Span
 from .project import Module, library
 
-FORMS = ("fork", "filter", "frozen", "stitch", "choose")
+FORMS = ("fork", "filter", "frozen", "with_init", "stitch", "choose")
 
 
 def known_names(module: Module) -> list[str]:
@@ -149,15 +149,18 @@ def free_names(expr: s.Expr | None, bound: frozenset[str]) -> Iterator[s.Name]:
         case s.Graft(host=host, edits=edits):
             yield from free_names(host, bound)
             for edit in edits:
-                yield from free_names(edit.value, bound | {"site"})
+                yield from free_names(edit.value, bound | {"site", "tap"})
                 yield from _index_names(edit.path, bound)
+        case s.Call(callee=s.Name(id="tap"), arguments=arguments) if "tap" in bound:
+            for argument in arguments:
+                yield from _index_names(argument.value, bound)
         case _:
             for child in children(expr):
                 yield from free_names(child, bound)
 
 
 def _index_names(path: s.Expr, bound: frozenset[str]) -> Iterator[s.Name]:
-    while not isinstance(path, s.Name):
+    while isinstance(path, s.Index | s.Attribute):
         if isinstance(path, s.Index):
             yield from free_names(path.index, bound)
         path = path.value  # type: ignore[union-attr]

@@ -21,7 +21,8 @@ from ..lang.source import Span
 from .project import is_library
 from .scope import Call, Scope
 from .values import (
-    BlockBrick, Brick, Filter, Fork, Frozen, Grafted, Named, Pipeline, Placed, Primitive, Shared, Site, Stage, Stitched, Transposed,
+    BlockBrick, Brick, Filter, Fork, Frozen, Grafted, Initialised, Named, Pipeline, Placed, Primitive, Shared, Site, Stage,
+    Stitched, Transposed,
 )
 
 LARGE, LARGE_REPLAY = 4_000, 500
@@ -225,7 +226,7 @@ class Run:
         number, held = self.token(brick)
         if held and any(id(v) in held for v in inputs):
             return None
-        return number, tuple([v.type for v in inputs]), scope.backend, scope.frozen, scope.shared, len({id(v) for v in inputs})
+        return number, tuple([v.type for v in inputs]), scope.backend, scope.frozen, scope.shared, scope.start, len({id(v) for v in inputs})
 
     def record(self, key: Any, scope: Scope, inputs: tuple[Value, ...], outputs: tuple[Value, ...], nodes: int, aux: int, before: int) -> None:
         """Remember what an application made. The table to replay it from is made when it is first needed: most never are."""
@@ -283,6 +284,8 @@ def _structure(value: Any) -> tuple[str, list[Any]] | None:
             return "placed", [value.brick, value.backend]
         case Frozen():
             return "frozen", [value.brick]
+        case Initialised(brick=inner, start=start):
+            return "initialised", [inner, start.spec, start.factor, start.which, *(start.names or ()), start.names is None]
         case Stitched():
             return "stitched", [value.brick, value.width, *_pairs(value.options)]
         case Transposed():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..lang.source import Span
-from .values import Edit
+from .values import Edit, Start
 
 if TYPE_CHECKING:
     from .project import Module
@@ -23,12 +23,24 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Grafting:
-    """A graft under way: edits keyed by paths below `root`; `seen` collects the paths met, `hit` the edits that matched."""
+    """A graft under way: edits keyed by paths below `root`; `seen` collects the paths met, `hit` the edits that matched, `results` what came out."""
 
     root: str
     edits: tuple[Edit, ...]
     seen: list[str] = field(default_factory=list)
     hit: set[int] = field(default_factory=set)
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def below(self, path: str) -> str | None:
+        """The path relative to the host, None for one outside of it."""
+        return path[len(self.root) + 1 :] if path.startswith(self.root + ".") else None
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """`tap` inside a graft: `tap(layers[2].mlp)` is what came out of that place of the host."""
+
+    grafting: Grafting
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +55,21 @@ class Scope:
     shared: bool = False
     calls: tuple[Call, ...] = ()
     grafting: tuple[Grafting, ...] = ()
+    start: Start | None = None
     taken: set[str] = field(default_factory=set)
 
     def segment(self, wanted: str) -> str:
         """`wanted`, or `wanted_1`, `wanted_2` where it is taken in this scope."""
+        name = self.next(wanted)
+        self.taken.add(name)
+        return name
+
+    def next(self, wanted: str) -> str:
+        """What `segment` would give."""
         name, count = wanted, 0
         while name in self.taken:
             count += 1
             name = f"{wanted}_{count}"
-        self.taken.add(name)
         return name
 
     def inside(self, segment: str, frame: str, calls: tuple[Call, ...] | None = None, weights: str | None = None) -> Scope:
@@ -59,7 +77,7 @@ class Scope:
         if weights is None:
             weights = join(self.weights, segment)
         chain = self.calls if calls is None else calls
-        return Scope(join(self.path, segment), weights, (*self.frames, frame), self.backend, self.frozen, self.shared, chain, self.grafting)
+        return Scope(join(self.path, segment), weights, (*self.frames, frame), self.backend, self.frozen, self.shared, chain, self.grafting, self.start)
 
     def within(self, **changes: Any) -> Scope:
         """The same box with another backend, freezing or weight path."""

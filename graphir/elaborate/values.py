@@ -114,6 +114,29 @@ class Frozen(Brick):
     brick: Any
 
 
+@dataclass(frozen=True)
+class Start:
+    """How weights start inside `with_init`: `spec` (None: their own) times `factor`.
+
+    `which`: matrices (two axes or more), all weights, or the matrices of the last node that has any. `names`: only those of
+    bricks so named. `turn` tells applications apart whose weights are settled afterwards.
+    """
+
+    spec: str | None
+    factor: float = 1.0
+    which: str = "matrices"
+    names: tuple[str, ...] | None = None
+    turn: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Initialised(Brick):
+    """`with_init(f, ...)`."""
+
+    brick: Any
+    start: Start
+
+
 @dataclass(frozen=True, eq=False)
 class Shared(Brick):
     """One instance: its weights live at `path`, at every use."""
@@ -193,7 +216,7 @@ def own_name(brick: Any) -> str | None:
             return "fork"
         case Filter():
             return "filter"
-        case Placed(brick=inner) | Frozen(brick=inner):
+        case Placed(brick=inner) | Frozen(brick=inner) | Initialised(brick=inner):
             return own_name(inner)
         case Shared(path=path):
             return path.rsplit(".", 1)[-1]

@@ -219,6 +219,12 @@ def _real(name: str, function: Callable[[float], float]) -> Callable[..., Any]:
     return call
 
 
+def _scaled_init(init: Any, factor: Any) -> str:
+    if not isinstance(init, str) or not is_number(factor):
+        raise ScalarError("E0404", f"`scaled_init` takes a word such as \"he\" and a number, not {kind(init)} and {kind(factor)}")
+    return f"{init} * {float(factor)!r}"
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "min": _extremum("min"),
     "max": _extremum("max"),
@@ -228,6 +234,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "log": _real("log", math.log),
     "floor": _real("floor", math.floor),
     "ceil": _real("ceil", math.ceil),
+    "scaled_init": _scaled_init,
 }
 
 

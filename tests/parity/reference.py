@@ -17,7 +17,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 import graphir
-from graphir.backends.names import apply_names, read_names
+from graphir.backends.names import NameTable, apply_names, read_names
 from graphir.ir.graph import Graph, Value
 from graphir.ir.scalar import evaluate
 from graphir.lang.parser import parse_expression
@@ -48,10 +48,16 @@ class Reference:
         self.foreign = load_file(folder / "weights.safetensors")
         self.recorded = load_file(folder / "io.safetensors")
         self.program = MODELS / f"{name}.arch"
-        self.table = read_names((MODELS / f"{name}.names.toml").read_text(), f"{name}.names.toml")
         self.params: dict[str, Any] = self.case["params"]
-        self.graph = graphir.load(self.program, self.case.get("model"), **self.params)
         self.atol: float = self.meta["suggested_atol"]
+
+    @cached_property
+    def graph(self) -> Graph:
+        return graphir.load(self.program, self.case.get("model"), **self.params)
+
+    @cached_property
+    def table(self) -> NameTable:
+        return read_names((MODELS / f"{self.name}.names.toml").read_text(), f"{self.name}.names.toml")
 
     def weights(self, graph: Graph | None = None, foreign: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
         """Our weights out of theirs; differentiable where theirs are."""
