@@ -286,6 +286,7 @@ def _assign(
             by_value.setdefault(value, []).append(name)
     unused = [v for _, v in graph.inputs if not uses.get(v)]
     bound: list[Bound] = []
+    done: set[Node | None] = {None}
     for node in graph.nodes:
         declaration = declaration_of(node, registry)
         reads = tuple([slot_of[v] for v in node.inputs])
@@ -306,8 +307,9 @@ def _assign(
         drops = tuple([s for s in dying if s not in writes])
         waiting = split_attrs(declaration, node.attrs)[1]
         for name in sorted(runtime_names(tuple(waiting.values()))):
-            if name not in told:
+            if name not in told or told[name].node not in done:
                 raise untold(node, name)
+        done.add(node)
         tells = tuple(
             [
                 (name, slot_of[v], *axis_that_gives(v.type, name))  # type: ignore[misc]

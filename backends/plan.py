@@ -87,11 +87,12 @@ def plan(graph: Graph, registry: Registry = REGISTRY) -> Plan:
     result = Plan(graph, Part("", graph.name, None, 0), [], origin, {}, registry)
     told = providers(graph)
     waiting = _waiting(graph, registry)
-    live = _live(graph, origin, {told[n] for names in waiting.values() for n in names if n in told})
+    _check_told(graph, waiting, told)
+    live = _live(graph, origin, {told[n] for names in waiting.values() for n in names})
     waiting = {node: waiting[node] for node in live if node in waiting}
     homes = _grow(result, live)
     order = {node: place for place, node in enumerate(live)}
-    extra = {node: [told[n] for n in names if n in told] for node, names in waiting.items()}
+    extra = {node: [told[n] for n in names] for node, names in waiting.items()}
     for part in _top_down(result.root):
         _arrange(part, result, order, extra)
     for part in _top_down(result.root):
@@ -146,6 +147,16 @@ def _waiting(graph: Graph, registry: Registry) -> dict[Node, list[str]]:
         if names:
             found[node] = sorted(names)
     return found
+
+
+def _check_told(graph: Graph, waiting: dict[Node, list[str]], told: dict[str, Value]) -> None:
+    """Every size that a node waits for is told by an earlier value. Raises GraphirError E0804."""
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    for node, names in waiting.items():
+        for name in names:
+            maker = told[name].node if name in told else node
+            if maker is not None and places[maker] >= places[node]:
+                raise untold(node, name)
 
 
 def _grow(result: Plan, live: Sequence[Node]) -> dict[Node, Part]:
@@ -234,6 +245,7 @@ def _ordered(before: dict[Item, dict[Item, None]], first: dict[Item, int]) -> tu
 
 def _dissolve(part: Part, stuck: list[Item]) -> None:
     """Merge the smallest half of the child parts that a loop runs through into their parent."""
+    assert any(isinstance(i, Part) for i in stuck), "the nodes of a graph are in topological order"
     children = sorted((i for i in stuck if isinstance(i, Part)), key=lambda p: (len(_all_nodes(p)), p.path))
     for child in children[: (len(children) + 1) // 2]:
         part.parts.remove(child)
@@ -300,8 +312,6 @@ def _telling(name: str, node: Node, part: Part, result: Plan, order: dict[Node, 
             if early and axis_that_gives(value.type, name):
                 return value
         around = around.parent
-    if name not in told:
-        raise untold(node, name)
     return told[name]
 
 

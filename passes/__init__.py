@@ -4,7 +4,7 @@ from .catalogue import DEFAULT, INFER, INFER_FOLDED, PASSES
 from .crash import InternalError
 from .engine import Event, Watcher, run_pipeline
 from .pipeline import Pass, Pipeline, Step, parse
-from .recipes import Recipe, apply
+from .recipes import Recipe, apply, starting_weights
 from .report import Refusal, Report
 from .rewrite import Rewriter, dead_code, rewrite
 from .share import share_equal_weights
@@ -14,5 +14,5 @@ from .watch import Diff, PrintAfter, Statistics, Timing, Verify
 __all__ = [
     "DEFAULT", "INFER", "INFER_FOLDED", "PASSES", "Diff", "Event", "InternalError", "Pass", "Pipeline", "PrintAfter", "Recipe",
     "Refusal", "Report", "Rewriter", "Statistics", "Step", "Timing", "Verify", "Watcher", "apply", "dead_code", "parse", "rewrite",
-    "run_pipeline", "share_equal_weights", "show_stitches",
+    "run_pipeline", "share_equal_weights", "show_stitches", "starting_weights",
 ]

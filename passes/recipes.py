@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Weight
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,11 @@ def apply(recipes: Iterable[Recipe], tensors: Mapping[str, torch.Tensor], graph:
         sources = {argument: known[name] for argument, name in recipe.sources}
         known[recipe.target] = HOW[recipe.how](**sources, **recipe.settings)
     return {name: known[name] for name in graph.weights}
+
+
+def starting_weights(before: Graph, after: Graph) -> dict[str, Weight]:
+    """The weights to initialise before recipes are applied: those of the graph as loaded, as the passes have left or made them."""
+    return {**before.weights, **{name: w for name, w in after.weights.items() if w.init != DERIVED}}
 
 
 def concatenated(**parts: torch.Tensor) -> torch.Tensor:

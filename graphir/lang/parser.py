@@ -15,6 +15,7 @@ from .scan import scan
 from .source import Source, Span
 from .syntax_errors import corrected_item, explain, misspelt_item
 from .syntax_tools import children
+from .tables import Unexpected, run
 from .tree import grammar
 from .words import ITEMS, RESERVED, Word
 
@@ -96,16 +97,25 @@ def _whole(source: Source, rule: str, limits: Limits = DEFAULT) -> Any:
 
 def _parse(words: list[Word], rule: str, errors: list[Diagnostic], source: Source) -> Any:
     """The tree of these words, or None with the first error told."""
+    try:
+        return run(words, rule)
+    except Unexpected:
+        errors.append(_unexpected(words, rule, source))
+        return None
+
+
+def _unexpected(words: list[Word], rule: str, source: Source) -> Diagnostic:
+    """What Lark has to say of words that are no `rule`."""
     from lark.exceptions import UnexpectedToken
 
     parser, terminals = grammar()
     for word in words:
         word.type = terminals[word if word.kind == "mark" else word.kind]
     try:
-        return parser.parse(words, start=rule)
+        parser.parse(words, start=rule)
     except UnexpectedToken as e:
-        errors.append(explain(e, words, source, rule))
-        return None
+        return explain(e, words, source, rule)
+    raise AssertionError("tables.json is not what Lark makes of grammar.lark: run `python -m graphir.lang.tables`")
 
 
 def _item(words: list[Word], limits: Limits, errors: list[Diagnostic]) -> Any:

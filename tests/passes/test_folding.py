@@ -7,7 +7,7 @@ from hand import Hand, ops, run
 from oracle import assert_keeps_meaning, assert_same, outputs, weights
 
 from graphir.lang.diagnostic import GraphirError
-from graphir.passes import run_pipeline
+from graphir.passes import run_pipeline, starting_weights
 from graphir.passes.folding import fold_weights
 
 NORMS = [("rmsnorm", {}), ("rmsnorm", {"offset": 1.0}), ("layernorm", {}), ("layernorm", {"bias": False}), ("layernorm", {"scale": False})]
@@ -203,3 +203,17 @@ def test_folding_with_tensors_at_hand():
     after, folded = fold_weights(graph, tensors)
     assert folded.keys() == after.weights.keys()
     assert_same(outputs(graph, tensors=tensors), outputs(after, tensors=folded))
+
+
+def test_what_to_initialise_is_what_was_loaded_as_the_passes_left_it():
+    h = Hand()
+    y = h.call("stitch", h.call("linear", h.call("rmsnorm", h.x, at="norm"), out=6, at="linear"), out=4, open=True, at="stitch")
+    graph = h.graph(y)
+    recipes = []
+    after = run_pipeline(graph, "stitch{form=low-rank,rank=2,init=zero},fold", recipes=recipes)
+    start = starting_weights(graph, after)
+    assert {n: (w.shape, w.init) for n, w in start.items()} == {
+        "norm.weight": ((8,), "ones"), "linear.weight": ((6, 8), "he"), "linear.bias": ((6,), "zeros"),
+        "stitch.weight": ((4, 2), "zeros"), "stitch.bias": ((4,), "zeros"), "stitch.weight_in": ((2, 6), "he"),
+    }
+    assert after.weights["linear.weight_folded"].init == "derived"
