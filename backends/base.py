@@ -206,11 +206,13 @@ def compile_module(
     seed: int = 0,
     dtype: Any = None,
     inductor: bool = False,
+    dispatch: str = "auto",
 ) -> Any:
     """A module that runs the graph on a target: an fx GraphModule (`cpu`, `cuda`) or an `InterpretedNetwork`.
 
     `mode`: `train`, or `infer` (dropout off, no gradients of weights). `weights` are tensors by name, else made from `seed`.
-    `inductor` compiles each distinct block with torch.compile. Raises GraphirError, and EnvironmentProblem where there is no such device.
+    `inductor` compiles each distinct block with torch.compile. `dispatch` is how filters run their branches (`dispatch.py`): `auto`,
+    with `inductor` that is `static`, since other forms break its graphs; the interpreter runs them dense. Raises GraphirError, and EnvironmentProblem where there is no such device.
     """
     if target not in TARGETS:
         help = nearest(target, TARGETS) or (f"targets: {', '.join(TARGETS)}",)
@@ -224,8 +226,10 @@ def compile_module(
         from .weights import initialise
 
         return InterpretedNetwork(graph, initialise(graph, seed) if weights is None else weights, dtype).train(mode == "train")
+    from .dispatch import dispatch as sparse
     from .fx import lower
 
+    graph = sparse(graph, "static" if inductor and dispatch == "auto" else dispatch)
     module = lower(graph, weights, seed=seed, dtype=dtype, device=device, mode=mode)
     if not inductor:
         return module

@@ -119,7 +119,9 @@ class Interpreter:
         """One or more new tokens: outputs and the state after them. `state` is None before the first token.
 
         `whole` names inputs that are given in full at every step (the source of an encoder-decoder): what follows from them
-        alone is computed as in `run` and keeps no state. State belongs to call sites: it maps the path of each stateful node to its tensors. Raises GraphirError E0810 where a node
+        alone is computed as in `run` and keeps no state.
+
+        State belongs to call sites: it maps the path of each stateful node to its tensors. Raises GraphirError E0810 where a node
         sees later tokens, E0811 where the state is not one of this model.
         """
         sizes = bind_inputs(self.graph, inputs)

@@ -15,8 +15,10 @@ from functools import cached_property
 from typing import Any, TypeAlias, Union
 
 from graphir.bricks.declare import REGISTRY, Registry
+from graphir.ir.dims import free_names, substitute, symbol
 from graphir.ir.graph import Graph, Node, Value, Weight
 from graphir.ir.scalar import runtime_names
+from graphir.ir.types import Type
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 from .base import axis_that_gives, declaration_of, providers, untold
@@ -374,8 +376,17 @@ def _structure(part: Part, result: Plan) -> Any:
         for value in item.outputs:
             numbers[value] = len(numbers)
     types = tuple([v.type for v in part.inputs])
+    if not any(item in result.sizes for item in part.items):
+        types = _unnamed(types)
     owned = tuple([(n, w.shape, w.frozen, w.buffer) for n, w in part.owned])
     return part.parent is None, part.frame, types, tuple(items), tuple([numbers[v] for v in part.outputs]), owned
+
+
+def _unnamed(types: tuple[Type, ...]) -> tuple[Any, ...]:
+    """Types up to the names of sizes, which code that reads no size does not depend on (branches of a filter have rows of their own)."""
+    names = dict.fromkeys(n for t in types for d in t.shape for n in sorted(free_names(d)))
+    plain = {name: symbol(f"S{place}") for place, name in enumerate(names)}
+    return tuple([(t.dtype, *[substitute(d, plain.get) for d in t.shape]) for t in types])
 
 
 def _weight(name: str, part: Part, arguments: dict[str, int]) -> Any:

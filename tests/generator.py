@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graphir.passes.lower import filled
+
 from graphir.bricks import catalogue  # noqa: F401
 from graphir.bricks.build import Builder
 from graphir.bricks.call import read_example
@@ -18,7 +20,6 @@ from graphir.bricks.declare import REGISTRY, Declaration, Misfit
 from graphir.ir.dims import symbol
 from graphir.ir.graph import Graph, Node, Value, Where
 from graphir.ir.types import Type
-from graphir.passes.lower import filled
 
 WIDTHS = (4, 6, 8)
 # bricks whose numbers are too wild to compare (poles, jumps at ties) or whose draws are random
@@ -79,7 +80,9 @@ class Sower:
     def like(self, value: Value) -> Value:
         """Another value of the same type, made if need be."""
         fits = [v for v in self.pool if v.type == value.type]
-        return self.random.choice(fits) if self.random.random() < 0.7 else self.call("linear", self.wide(), out=value.type.shape[-1])
+        if fits and self.random.random() < 0.7:
+            return self.random.choice(fits)
+        return self.call("linear", self.wide(), out=value.type.shape[-1])
 
     # what to sow
 

@@ -270,7 +270,8 @@ def _items(value: Any) -> Any:
     """The parts of a shared list, each one instance; anything else as it is."""
     if not isinstance(value, Shared) or not isinstance(value.brick, list):
         return value
-    return [item if isinstance(item, Shared) else Shared(item, f"{value.path}.{place}", value.span) for place, item in enumerate(value.brick)]
+    items = enumerate(value.brick)
+    return [item if isinstance(item, Shared) else Shared(item, f"{value.path}.{place}", value.span) for place, item in items]
 
 
 def _index(run: Run, expr: s.Index, env: Env) -> Any:

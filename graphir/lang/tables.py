@@ -55,10 +55,10 @@ class Unexpected(Exception):
 def tables() -> Tables:
     data = json.loads(files("graphir.lang").joinpath("tables.json").read_text("utf-8"))
     builder = Builder()
-    rules = tuple(
-        Rule(origin, size, getattr(builder, name) if name else None, single, tuple(inline)) for origin, size, name, single, inline in data["rules"]
-    )
-    return Tables(rules, tuple(data["actions"]), tuple(data["gotos"]), data["starts"], data["ends"])
+    rules = []
+    for origin, size, name, single, inline in data["rules"]:
+        rules.append(Rule(origin, size, getattr(builder, name) if name else None, single, tuple(inline)))
+    return Tables(tuple(rules), tuple(data["actions"]), tuple(data["gotos"]), data["starts"], data["ends"])
 
 
 def run(words: Sequence[Word], start: str) -> Any:
@@ -124,9 +124,9 @@ def made() -> dict[str, Any]:
     actions: list[dict[str, int]] = []
     gotos: list[dict[str, int]] = []
     for state in todo:
-        row = sorted(table.states[state].items())
-        actions.append({terminals[name]: numbers[arg] if isinstance(arg, int) else ~order[arg] for name, (_, arg) in row if name in terminals})
-        gotos.append({str(name): numbers[arg] for name, (_, arg) in row if name not in terminals})
+        row = [(name, numbers[arg] if isinstance(arg, int) else ~order[arg]) for name, (_, arg) in sorted(table.states[state].items())]
+        actions.append({terminals[name]: to for name, to in row if name in terminals})
+        gotos.append({str(name): to for name, to in row if name not in terminals})
     return {
         "rules": [_described(rule) for rule in order],
         "actions": actions,
@@ -143,7 +143,9 @@ def _described(rule: Any) -> list[Any]:
     inline = [at for at, symbol in enumerate(rule.expansion) if not symbol.is_term and symbol.name.startswith("_")]
     single = bool(rule.options.expand1 and not rule.alias)
     if make is not None and not hasattr(Builder, make):
-        assert single and len(rule.expansion) == 1 and not inline, f"{name} has no method in Builder"
+        assert single, f"{name} has no method in Builder"
+        assert len(rule.expansion) == 1, f"{name} has no method in Builder"
+        assert not inline, f"{name} has no method in Builder"
         make = None
     return [name, len(rule.expansion), make, single, inline]
 

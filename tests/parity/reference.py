@@ -1,8 +1,9 @@
-"""A reference model of this folder: its recorded tensors, and our program, name table and case file that reproduce it. Data, no code per model.
+"""A reference model: its recorded tensors, and the program, name table and case file that reproduce it. Data, no code per model.
 
 `case.toml` beside the recorded files says
 
     steps = ["tokens"]                        # inputs that decoding gives token by token; the others whole, at each step
+    same = ["chunk"]                          # parameters that change how, not what, is computed
     nowhere = ["*.rotary_emb"]                # hidden states of theirs that we have no value for
     [params]                                  # our parameters for the reference's configuration
     [inputs]                                  # theirs = ours
@@ -18,6 +19,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +108,12 @@ class Reference:
         extra = tuple((taps[theirs], last_value(self.graph, path)) for theirs, path in places.items())
         return self.graph.with_(outputs=self.graph.outputs + extra), taps
 
-    def decoded(self, steps: list[str]) -> Iterator[dict[str, torch.Tensor]]:
-        """The inputs of each step of decoding."""
-        inputs = self.inputs()
-        for at in range(inputs[steps[0]].shape[1]):
-            yield {name: t[:, at : at + 1] if name in steps else t for name, t in inputs.items()}
+    def steps(self, prefill: int) -> Iterator[dict[str, torch.Tensor]]:
+        """The inputs of each step of decoding: `prefill` tokens, then one at a time."""
+        inputs, growing = self.inputs(), self.case["steps"]
+        bounds = [0, *range(prefill, inputs[growing[0]].shape[1] + 1)]
+        for start, stop in pairwise(bounds):
+            yield {name: t[:, start:stop] if name in growing else t for name, t in inputs.items()}
 
 
 @cache

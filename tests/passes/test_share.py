@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from graphir.passes import share_equal_weights
 from hand import Hand, ops, run
 from oracle import assert_keeps_meaning, assert_same, outputs, weights
-
-from graphir.passes import share_equal_weights
 
 
 def test_equal_calls_become_one():

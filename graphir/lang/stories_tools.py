@@ -1,0 +1,142 @@
+"""E05xx: files; E07xx: grafts and backends; E08xx: weights and inputs; E09xx: dumps, passes and graphs."""
+
+from __future__ import annotations
+
+from .story import Code
+
+CODES = {
+    "E0501": Code(
+        "an import is not found",
+        'The path of `import "parts.arch" as parts` is relative to the file that holds it.',
+        'import "no_such_file.arch" as parts\n\nmodel M(x: float[B, 8]) -> float[B, 8] { return x -> gelu }\n',
+        "model M(x: float[B, 8]) -> float[B, 8] { return x -> gelu }\n",
+    ),
+    "E0502": Code(
+        "an import leaves the project",
+        "Imports stay inside the project's folder, so that a file from a stranger can read nothing else: no absolute paths, no `..`, no"
+        " links that lead out.",
+        'import "../../secret.arch" as secret\n\nmodel M(x: float[B, 8]) -> float[B, 8] { return x -> gelu }\n',
+        "model M(x: float[B, 8]) -> float[B, 8] { return x -> gelu }\n",
+    ),
+    "E0503": Code(
+        "files import each other in a circle",
+        "Two files cannot each need the other. Move what both use into a third. Any two files that import each other show it:\n\n"
+        "    graphir check a.arch",
+    ),
+    "E0504": Code(
+        "a path cannot be read",
+        "The path is missing, is a directory or a device, or may not be read. `-` means standard input:\n\n"
+        "    cat model.arch | graphir check -",
+    ),
+    "E0505": Code(
+        "a file is not text",
+        "Programs are UTF-8 text without NUL characters. The message gives the line and the column of the first byte that is not:\n\n"
+        "    iconv -f latin1 -t utf8 old.arch > new.arch",
+    ),
+    "E0506": Code(
+        "a path cannot be written",
+        "The folder is missing or may not be written. Outputs are written beside their place and renamed when whole, so what was there"
+        " is still there:\n\n    graphir compile model.arch -o out/model",
+    ),
+    "E0701": Code(
+        "a graft's path matches nothing",
+        "`at path:` names a place of the host by the path that `graphir summary` shows. Ranges and `*` choose several places of a list,"
+        " and at least one must exist.",
+    ),
+    "E0702": Code(
+        "a backend is not known",
+        "`on name` places a brick on a backend; the message lists those that are installed.",
+    ),
+    "E0703": Code(
+        "a backend cannot run this",
+        "The backend has no lowering for one of the bricks placed on it. Place that brick elsewhere with `on`, or leave the choice to the"
+        " compiler.",
+    ),
+    "E0704": Code(
+        "a frozen weight would be trained",
+        "`frozen(...)` promises that weights stay as they are on disk, and here they are shared with a brick that trains, or the training"
+        " asks for their gradients.",
+    ),
+    "E0801": Code(
+        "a weight file does not match the model",
+        "The file is checked in full before anything is loaded: tensors that are missing, too many or of another shape are all listed."
+        " Weights are named by the paths that the summary shows:\n\n    graphir run model.arch --weights model.safetensors",
+    ),
+    "E0802": Code(
+        "not a safetensors file",
+        "Weights are read from safetensors files only, since other formats can hold code. The file is no such file, or is damaged:\n\n"
+        "    graphir run model.arch --weights model.safetensors",
+    ),
+    "E0803": Code(
+        "inputs do not match the model",
+        "The model's inputs have names, element types and shapes, and these do not fit: a tensor is missing, has another shape, or two"
+        " tensors give one axis two sizes:\n\n    graphir run model.arch --set-dim B=2,T=16",
+    ),
+    "E0804": Code(
+        "the inputs break a precondition",
+        "A `require` that could not be decided from the text became a precondition of the model; `graphir summary` lists them. The sizes"
+        " of these inputs do not meet it:\n\n    graphir run model.arch --set-dim T=17",
+    ),
+    "E0805": Code(
+        "a name cannot name a part of a module",
+        "Paths become the names of torch modules and weights, which have rules of their own: no weight may be called like an attribute of"
+        " `torch.nn.Module`, and no name may be both a weight and a part. Give the part another name with `as`.",
+    ),
+    "E0806": Code(
+        "there is no such target or mode",
+        "Targets are the kinds of machine that a model is compiled for, modes what it is compiled to do:\n\n"
+        "    graphir compile model.arch --target cpu --mode infer",
+    ),
+    "E0807": Code(
+        "a node failed while it ran",
+        "The interpreter met an error at this brick. The message holds the reason that torch gives, for example an index outside of an"
+        " embedding.",
+    ),
+    "E0808": Code(
+        "torch.export cannot export this model",
+        "`--emit pt2` hands the model to torch.export, which refused it; its reason follows. The other forms do not depend on it:\n\n"
+        "    graphir compile model.arch --emit python -o model.py",
+    ),
+    "E0809": Code(
+        "the model cannot be written as plain Python",
+        "`--emit python` writes a file that imports torch alone. A brick that a host registered has a body that such a file cannot hold.",
+    ),
+    "E0810": Code(
+        "the model cannot decode step by step",
+        "Decoding feeds one token after another, so no brick may look at later ones. The message names the one that does: attention with"
+        " `causal = false`, say, or a pooling over time.",
+    ),
+    "E0811": Code(
+        "a decoding state does not fit",
+        "The state given does not belong to this model, or has other shapes. `init_state` makes one.",
+    ),
+    "E0820": Code(
+        "a name table cannot be read",
+        "A table that maps the weights of another program to this model's is a TOML file of patterns; it is malformed at the place named.",
+    ),
+    "E0821": Code(
+        "a name table does not fit",
+        "The table leaves weights of the model without a source, or tensors of the file without a use, or names a tensor that does not"
+        " exist. Tensors that are not wanted are listed under `ignore`.",
+    ),
+    "E0901": Code(
+        "a dump cannot be read",
+        "A graph's text has one line for each node. This line is damaged, or of another version:\n\n"
+        "    graphir compile model.arch --emit graph -o model.graph",
+    ),
+    "E0902": Code(
+        "a pass or an option is not known",
+        "`--passes` takes the names of passes in order, each with options in braces:\n\n"
+        "    graphir compile model.arch --passes \"stitch,share,norm-fusion{affine=true}\"",
+    ),
+    "E0903": Code(
+        "a graph is not valid",
+        "The verifier found a graph that breaks a rule, for example a node that uses a value before it exists. Where the graph came from"
+        " a dump, the dump is at fault; where it came from a pass, the pass is, and a report to its authors helps.",
+    ),
+    "E0904": Code(
+        "a pass needs the weights",
+        "Some passes change weights along with the graph (folding a norm into a projection, say). They run where weights are at hand, when"
+        " a model is compiled for inference:\n\n    graphir compile model.arch --mode infer --weights model.safetensors",
+    ),
+}
