@@ -10,8 +10,8 @@ a hard or sparse normaliser) over scores whose normaliser gives exact zeros only
 straight-through choice (its gradient reads all branches), stay dense.
 
 Two forms. `sorted`: rows of each branch by a count known at run time; does no more work than was chosen. `static`: as many seats
-for each branch as its capacity, shapes known beforehand; only where a capacity bounds the load. `auto` takes `static` for expert choice,
-whose seats are all taken, `sorted` else, and leaves a filter dense where that costs less:
+for each branch as its capacity, shapes that follow from those of the inputs, nothing read back from the device; only where a
+capacity or expert choice bounds the load, dense elsewhere. `auto` takes `sorted`, and leaves a filter dense where that costs less:
 
     saved = N (1 - k / n) F / RATE      against      STEP (STEPS + n) + 8 N k (in + out) / BANDWIDTH
 
@@ -102,9 +102,7 @@ def _eligible(graph: Graph, form: str, tokens: int) -> dict[Node, Sparse]:
         if choice is None:
             continue
         branches = [_branch(node, port, users, place) for port in range(1, len(node.inputs))]
-        limit = None if form == "sorted" else choice.limit
-        if form == "auto" and choice.limit is not None and "factor" not in choice.limit:
-            limit = None
+        limit = choice.limit if form == "static" else None
         if (form == "static" and limit is None) or (form == "auto" and not _pays(node, branches, choice, tokens, graph)):
             continue
         if any(branch.nodes for branch in branches):
@@ -279,8 +277,7 @@ class _Walk:
         for place, branch in enumerate(sparse.branches):
             inside = dict(moved)
             for value in branch.feeds:
-                source = _forked(value)
-                source = moved.get(source, source)
+                source = _forked(moved.get(value, value))
                 if source not in rows:
                     rows[source] = send(source)
                 inside[value] = rows[source][place]

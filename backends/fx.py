@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from graphir.lang.diagnostic import Diagnostic, GraphirError
 from .base import axis_that_gives, declaration_of, demand, gives, gives_tuple, telling_attrs
 from .modules import LIKE, Named, argument, attach, attribute, parameter
 from .plan import Part, Plan, plan
+from .slots import Slot, fill, slots
 
 
 def result(outputs: Any, extra: dict[str, torch.Tensor], aux: bool) -> Any:
@@ -96,13 +98,22 @@ class Network(Block):
         names = {name: argument(name) for name, _ in graph.inputs}
         self.__dict__.update(graphir=graph, mode=mode, input_names=names, output_names=tuple(name for name, _ in graph.outputs))
 
+    def set_slot(self, path: str, module: nn.Module | None) -> None:
+        """Fill the slot at a path (None empties it); nothing else changes. Raises GraphirError E0812 where there is no such slot."""
+        fill(self, self.graphir, path, module)
+
     def __reduce__(self) -> tuple[Any, ...]:
         trained = {name: p.requires_grad for name, p in self.named_parameters()}
-        return _restore, (self.graphir, self.mode, self.state_dict(), trained, self.training)
+        filled = {path: slot.module for path, slot in slots(self, self.graphir).items() if slot.module is not None}
+        return _restore, (self.graphir, self.mode, self.state_dict(), trained, self.training, filled)
 
 
-def _restore(graph: Graph, mode: str, state: Mapping[str, torch.Tensor], trained: Mapping[str, bool], training: bool) -> Network:
+def _restore(
+    graph: Graph, mode: str, state: Mapping[str, torch.Tensor], trained: Mapping[str, bool], training: bool, filled: Mapping[str, nn.Module]
+) -> Network:
     network = lower(graph, state, mode=mode)
+    for path, module in filled.items():
+        network.set_slot(path, module)
     for name, trained_one in network.named_parameters():
         trained_one.requires_grad_(trained[name])
     return network.train(training)
@@ -161,6 +172,9 @@ def _build(planned: Plan, graphs: list[fx.Graph], tensors: Mapping[str, torch.Te
         made.setdefault(part.kind, block)
         if any(node.target == f"{LIKE}.{what}" for node in graphs[part.kind].nodes for what in ("dtype", "device")):
             block.register_buffer(LIKE, torch.empty(0), persistent=False)
+        for item in part.items:
+            if isinstance(item, Node) and item.op == "slot":
+                attach(block, part.local(item.where.path), Slot(item.where.path, item.attrs["width"]))
         for entry in part.contents:
             if isinstance(entry, Part):
                 attach(block, part.local(entry.path), build(entry))
@@ -251,6 +265,9 @@ class Writer:
         return {value: proxy[place].node for place, value in enumerate(outputs)}
 
     def _node(self, node: Node) -> dict[Value, fx.Node]:
+        if node.op == "slot":
+            target = _path(self.part.local(node.where.path))
+            return {node.outputs[0]: self.graph.call_module(target, tuple(self.values[v] for v in self.plan.inputs_of(node)))}
         declaration = declaration_of(node, self.plan.registry)
         inputs = [self._proxy(self.values[v]) for v in self.plan.inputs_of(node)]
         weights = {role: self._proxy(self._weight(name)) for role, name in node.weights}
@@ -313,8 +330,10 @@ class Writer:
         if isinstance(atom, Quotient):
             return self._dim(atom.poly, told) // atom.divisor
         if isinstance(atom, Extremum):
-            choose = min if atom.op == "min" else max
-            return self._proxy(self.graph.call_function(choose, tuple(_plain(self._dim(d, told)) for d in atom.of)))
+            # torch's own, which torch.export reads as a size and not as a question to answer now
+            choose = torch.sym_min if atom.op == "min" else torch.sym_max
+            parts = [_plain(self._dim(d, told)) for d in atom.of]
+            return self._proxy(reduce(lambda a, b: self.graph.call_function(choose, (a, b)), parts))
         value = told[atom]
         known = self.lengths.get((value, atom))
         if known is None:

@@ -25,6 +25,7 @@ from graphir.lang.diagnostic import Diagnostic, GraphirError
 from .base import axis_that_gives, bind_inputs, declaration_of, providers, split_attrs, untold
 from .modules import Named, argument, attach, parameter
 from .plan import check_names
+from .slots import Slot, fill, slots
 
 Step = Callable[[list[Any]], None]
 State = dict[str, dict[str, torch.Tensor]]
@@ -73,11 +74,13 @@ class Interpreter:
         dtype: torch.dtype | None = None,
         training: bool = False,
         registry: Registry = REGISTRY,
+        slots: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
     ):
         missing = [Diagnostic("E0801", f"weight `{n}` {list(w.shape)} is missing") for n, w in graph.weights.items() if n not in weights]
         if missing:
             raise GraphirError(missing)
         self.graph = graph
+        self.slots = slots or {}
         self.dtype = dtype
         self.training = training
         self.registry = registry
@@ -151,6 +154,8 @@ class Interpreter:
     def _call(self, bound: Bound) -> tuple[Callable[..., Any], int]:
         """The body with all but its positional inputs filled in, and how many inputs that leaves positional; optional ones follow."""
         node, declaration = bound.node, bound.declaration
+        if node.where.path in self.slots:
+            return self.slots[node.where.path], 1
         static = split_attrs(declaration, node.attrs)[0]
         weights = {role: self.weights[name] for role, name in node.weights}
         positional, keyword = arguments(
@@ -239,6 +244,9 @@ class InterpretedNetwork(Named, nn.Module):
         self.input_names = {name: argument(name) for name, _ in graph.inputs}
         for name, weight in graph.weights.items():
             attach(self, name, parameter(weight, weights[name].detach().to(dtype=dtype, copy=True)))
+        for node in graph.nodes:
+            if node.op == "slot":
+                attach(self, node.where.path, Slot(node.where.path, node.attrs["width"]))
         self._ready: tuple[bool, Interpreter] | None = None
 
     def interpreter(self) -> Interpreter:
@@ -247,9 +255,13 @@ class InterpretedNetwork(Named, nn.Module):
         ready = self._ready
         if ready and ready[0] == self.training and all(ready[1].weights[n] is tensors[n] for n in self.graphir.weights):
             return ready[1]
-        made = Interpreter(self.graphir, tensors, training=self.training, registry=self.registry)
+        made = Interpreter(self.graphir, tensors, training=self.training, registry=self.registry, slots=slots(self, self.graphir))
         self._ready = self.training, made
         return made
+
+    def set_slot(self, path: str, module: nn.Module | None) -> None:
+        """Fill the slot at a path (None empties it); nothing else changes. Raises GraphirError E0812 where there is no such slot."""
+        fill(self, self.graphir, path, module)
 
     def forward(self, *inputs: torch.Tensor, aux: bool = False, **named: torch.Tensor) -> Any:
         """The model's output, or a tuple of several; with `aux` a pair of that and a dict of the auxiliary outputs."""

@@ -14,8 +14,8 @@
 In names, `{i}` (one letter) is a whole number and `{part}` (longer) one segment; on the right `{i + 1}` computes. After a name
 come steps: `[...]` indexes and slices, `| reshape(...)`, `| permute(...)`, `| flatten`, `| T`, `| squeeze`, `| neg`, `| exp`,
 `| log`, `| add(x)`, `| mul(x)`; `cat(a, b, axis)` and `stack(a, b, axis)` join expressions. Numbers are arithmetic over
-wildcards and the model's parameters that are numbers or lists (`{places[0]}`). The first pattern that matches one of our names is its source. Both sides are
-accounted for: every weight must be found, and every foreign tensor used, in full, or ignored.
+wildcards and the model's parameters that are numbers or lists (`{places[0]}`). The first pattern that matches one of our names is
+its source. Both sides are accounted for: every weight must be found, and every foreign tensor used, in full, or ignored.
 """
 
 from __future__ import annotations

@@ -50,6 +50,12 @@ class Part:
     def prefix(self) -> str:
         return f"{self.path}." if self.path else ""
 
+    @property
+    def above(self) -> Part:
+        """The part around this one, which is not the root."""
+        assert self.parent is not None
+        return self.parent
+
     def local(self, path: str) -> str:
         """A path below this part, as seen from here."""
         return path[len(self.prefix) :]
@@ -274,13 +280,13 @@ def _connect(
         home = homes[value.node] if value.node else result.root
         while part.depth > home.depth:
             part.inputs[value] = None
-            part = part.parent  # type: ignore[assignment]
+            part = part.above
         while home is not part:
             home.outputs[value] = None
-            home = home.parent  # type: ignore[assignment]
+            home = home.above
             if part.depth > home.depth:
                 part.inputs[value] = None
-                part = part.parent  # type: ignore[assignment]
+                part = part.above
 
     result.root.inputs = dict.fromkeys(value for _, value in result.graph.inputs)
     for node in live:
@@ -291,7 +297,7 @@ def _connect(
             reader = part
             while not name.startswith(reader.prefix):
                 reader.weights[name] = None
-                reader = reader.parent  # type: ignore[assignment]
+                reader = reader.above
     for _, value in result.graph.results:
         use(result.source(value), result.root)
     for node, names in waiting.items():
@@ -328,9 +334,9 @@ def _own(result: Plan, live: Sequence[Node], homes: dict[Node, Part]) -> None:
         while part not in seen:
             chain.append(part)
             seen.add(part)
-            part = part.parent  # type: ignore[assignment]
+            part = part.above
         for inner in reversed(chain):
-            inner.parent.contents.append(inner)  # type: ignore[union-attr]
+            inner.above.contents.append(inner)
 
     def place(name: str) -> None:
         placed[name] = None

@@ -49,6 +49,10 @@ def make(name: str, weight: Weight, seed: int = 0) -> torch.Tensor:
     digest = hashlib.blake2b(f"{seed}|{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     word, numbers, factor = read_init(weight.init)
+    if word == "host":
+        from .hosts import host_tensor
+
+        return host_tensor(weight.init).float().cpu()
     drawn = MAKERS[word](weight.shape, generator, *numbers)
     return drawn if factor == 1.0 else drawn * factor
 

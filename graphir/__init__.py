@@ -14,17 +14,25 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import check, compile, interpret, load, open
+    from .api import check, compile, interpret, load, open, total_loss
+    from .backends.groups import parameter_groups
+    from .backends.hosts import Graft, graft_module, register_host
+    from .backends.stitch_fit import fit_stitches
     from .bricks.declare import brick
     from .ir.graph import Graph
     from .lang.diagnostic import Diagnostic, EnvironmentProblem, GraphirError
     from .lang.limits import Limits
 
 _HOMES = {
-    "load": "api", "check": "api", "compile": "api", "interpret": "api", "open": "api", "brick": "bricks.declare", "Graph": "ir.graph",
+    "load": "api", "check": "api", "compile": "api", "interpret": "api", "open": "api", "total_loss": "api", 
+    "fit_stitches": "backends.stitch_fit", "parameter_groups": "backends.groups", "Graft": "backends.hosts",
+    "graft_module": "backends.hosts", "register_host": "backends.hosts", "brick": "bricks.declare", "Graph": "ir.graph",
     "Diagnostic": "lang.diagnostic", "EnvironmentProblem": "lang.diagnostic", "GraphirError": "lang.diagnostic", "Limits": "lang.limits",
 }
-__all__ = ["Diagnostic", "EnvironmentProblem", "Graph", "GraphirError", "Limits", "brick", "check", "compile", "interpret", "load", "open"]
+__all__ = [
+    "Diagnostic", "EnvironmentProblem", "Graft", "Graph", "GraphirError", "Limits", "brick", "check", "compile", "fit_stitches", "graft_module",
+    "interpret", "load", "open", "parameter_groups", "register_host", "total_loss",
+]
 
 
 def __getattr__(name: str) -> Any:

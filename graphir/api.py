@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .bricks import catalogue  # noqa: F401  (fills the registry)
 from .elaborate import model as elaboration
 from .elaborate.project import Module, Project
+from .elaborate.route import LOSSES
 from .ir.graph import Graph
 from .lang.diagnostic import Diagnostic, GraphirError, nearest
 from .lang.limits import DEFAULT, Limits
@@ -116,10 +117,7 @@ def tensors(graph: Graph, final: Graph, recipes: Sequence[Any], weights: Any = N
         return initialise(final, seed) if weights is None else weights
     from . import passes as p
 
-    known = initialise(graph, seed) if weights is None else dict(weights)
-    fresh = {n: w for n, w in final.weights.items() if n not in known and w.init != "derived"}
-    if fresh:
-        known |= initialise(final.with_(weights=fresh), seed)
+    known = initialise(graph.with_(weights=p.starting_weights(graph, final)), seed) if weights is None else weights
     return p.apply(recipes, known, final)
 
 
@@ -129,6 +127,15 @@ def interpret(graph: Graph, inputs: Mapping[str, torch.Tensor], weights: Mapping
     from .backends.weights import initialise
 
     return Interpreter(graph, initialise(graph, seed) if weights is None else weights, **options).run(inputs)
+
+
+def total_loss(aux: Mapping[str, Any]) -> Any:
+    """The sum of the auxiliary losses among a module's named outputs, their coefficients included; 0.0 where there are none.
+
+        y, aux = net(x, aux=True)
+        loss = task(y) + graphir.total_loss(aux)
+    """
+    return sum([value for name, value in aux.items() if name.rpartition(".")[2] in LOSSES], start=0.0)
 
 
 def open(folder: str | os.PathLike[str], target: str = "cpu", mode: str | None = None) -> torch.nn.Module:

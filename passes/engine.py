@@ -6,14 +6,14 @@ any other exception is a fault of ours, becomes an `InternalError`, and leaves a
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from ..ir.collector import collector_paused
 from ..ir.graph import Graph
 from ..lang.diagnostic import EnvironmentProblem, GraphirError
 from .pipeline import Pipeline, Step, parse
@@ -42,18 +42,6 @@ class Event:
 Watcher = Callable[[Event], None]
 
 
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """No garbage collection inside: walks make many objects and no garbage, and each collection looks at all of them."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
 def run_pipeline(
     graph: Graph,
     pipeline: Pipeline | str,
@@ -69,9 +57,12 @@ def run_pipeline(
     raise E0904. `explain`: rules whose refusals the reports collect (`*`: all). `crash_folder`: where a reproducer goes, None for nowhere.
     Raises GraphirError for what is the program's fault, InternalError for what is ours.
     """
-    pipeline = parse(pipeline) if isinstance(pipeline, str) else pipeline
+    pipeline = _parsed(pipeline) if isinstance(pipeline, str) else pipeline
     with collector_paused():
         return _run(graph, pipeline, watchers, recipes, frozenset(explain), crash_folder)
+
+
+_parsed = lru_cache(maxsize=64)(parse)
 
 
 def _run(

@@ -62,11 +62,14 @@ def norm_fusion(graph: Graph, options: NormFusion, report: Report) -> Graph:
 
 def _statistics(graph: Graph) -> dict[Node, tuple[Node, ...]]:
     """For each norm that shares a statistic, the norms that share it, itself among them, in order."""
+    norms = [node for node in graph.nodes if node.op in FAMILIES]
+    sources = [through_forks(node.inputs[0]) for node in norms]
+    if len(set(sources)) == len(sources):
+        return {}
     groups: dict[Any, list[Node]] = {}
-    for node in graph.nodes:
-        if node.op in FAMILIES:
-            settings = _taken(FAMILIES[node.op].statistic, node.attrs)
-            groups.setdefault((node.op, through_forks(node.inputs[0]), settings, node.where.backend), []).append(node)
+    for node, source in zip(norms, sources):
+        settings = _taken(FAMILIES[node.op].statistic, node.attrs)
+        groups.setdefault((node.op, source, settings, node.where.backend), []).append(node)
     return {node: tuple(group) for group in groups.values() if len(group) > 1 for node in group}
 
 
@@ -100,7 +103,7 @@ def _why_not(norm: Node, shared: Mapping[Node, tuple[Node, ...]]) -> str | None:
         return f"the sum has {len(add.inputs)} terms, not two"
     if add.attrs.get("alpha", 1.0) != 1:
         return f"the sum weighs its second term by {add.attrs['alpha']}"
-    if any(v.type != total.type for v in add.inputs):
+    if any([v.type is not total.type and v.type != total.type for v in add.inputs]):
         return "the sum extends one of its terms"
     if norm in shared:
         return "several norms read the sum, and share one statistic instead"
@@ -114,19 +117,17 @@ def _why_not(norm: Node, shared: Mapping[Node, tuple[Node, ...]]) -> str | None:
 def _rebuild(graph: Graph, shared: Mapping[Node, tuple[Node, ...]], fused: Mapping[Node, Node], report: Report) -> Graph:
     rewriter = Rewriter(graph, report=report)
     early, late = _order(graph, fused)
-    sums = set(fused.values())
+    touched = {*fused, *fused.values(), *shared}
     statistics: dict[Node, tuple[Value, ...]] = {}
     for node in graph.nodes:
-        if node in early:
+        if node not in touched:
+            rewriter.keep(node)
+        elif node in early:
             _emit_fused(node, early[node], rewriter)
         elif node in late:
             _emit_fused(late[node], node, rewriter)
-        elif node in fused or node in sums:
-            continue
         elif node in shared:
             _emit_applied(node, shared[node], statistics, rewriter)
-        else:
-            rewriter.keep(node)
     return rewriter.finish()
 
 
@@ -143,10 +144,12 @@ def _order(graph: Graph, fused: Mapping[Node, Node]) -> tuple[dict[Node, Node], 
 
 
 def _emit_fused(add: Node, norm: Node, rewriter: Rewriter) -> None:
-    op = FAMILIES[norm.op].fused
-    inputs = [rewriter.final(v) for v in add.inputs]
-    total, normed = rewriter.emit(op, inputs, _taken(op, norm.attrs), norm.weights, norm.where)
-    rewriter.replace((*add.outputs, *norm.outputs), (total, normed))
+    op, where = FAMILIES[norm.op].fused, norm.where
+    (total,), (normed,) = add.outputs, norm.outputs
+    inputs = tuple([rewriter.final(v) for v in add.inputs])
+    place = where._replace(frames=(*where.frames[:-1], op))
+    node = Node(op, inputs, _taken(op, norm.attrs), norm.weights, place, (total.type, normed.type))
+    rewriter.moved[total], rewriter.moved[normed] = rewriter.offer(node)
     rewriter.report.fired[SUM_AND_NORM] += 1
 
 

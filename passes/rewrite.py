@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from weakref import WeakSet
 
 from ..bricks import catalogue  # noqa: F401 - rewriting looks bricks up, so they must be there
 from ..bricks.build import Builder
@@ -49,6 +48,7 @@ class Rewriter:
         self._forked: dict[Value, Value] = {}
         self._lifted: dict[Node, tuple[str, ...]] = {}
         self._underway: list[str] = []
+        self._skipped: int | None = None
         self._paths: set[str] | None = None
 
     def final(self, value: Value) -> Value:
@@ -102,49 +102,105 @@ class Rewriter:
 
     def keep(self, node: Node) -> None:
         """Take a node of the old graph over, on the final inputs."""
-        outputs = self.offer(self.carried(node))
-        if outputs is not node.outputs:
-            self.replace(node.outputs, outputs)
+        old, new = node.outputs, self.offer(self.carried(node))
+        if new is old:
+            return
+        if len(old) == len(new) == 1:
+            if old[0] is not new[0]:
+                self.moved[old[0]] = new[0]
+            return
+        self.replace(old, new)
 
     def carried(self, node: Node) -> Node:
         """The node over the final inputs: itself where they did not change."""
         moved = self.moved
         if not moved:
             return node
-        inputs = tuple([moved.get(v, v) for v in node.inputs])
-        if inputs == node.inputs:
+        old = node.inputs
+        if len(old) == 1:
+            new = moved.get(old[0])
+            if new is None:
+                return node
+            if new.type is old[0].type:
+                return node.over((new,))
+        inputs = tuple([moved.get(v, v) for v in old])
+        if inputs == old:
             return node
-        if all(a.type is b.type or a.type == b.type for a, b in zip(inputs, node.inputs)):
-            types: Iterable[Any] = [v.type for v in node.outputs]
-        else:
-            types = self._builder.infer(node.op, tuple([v.type for v in inputs]), node.attrs)
-        return Node(node.op, inputs, node.attrs, node.weights, node.where, types)
+        for a, b in zip(inputs, old):
+            if a.type is not b.type and a.type != b.type:
+                types = self._builder.infer(node.op, tuple([v.type for v in inputs]), node.attrs)
+                return Node(node.op, inputs, node.attrs, node.weights, node.where, types)
+        return node.over(inputs)
 
     def offer(self, node: Node) -> tuple[Value, ...]:
         """Take a finished node: merge it, rewrite it, or keep it."""
-        key = None
-        if self.merge and self._may_merge(node.op):
-            inputs = node.inputs
-            if self._forked:
-                inputs = tuple([self._forked.get(v, v) for v in inputs])
-            key = (node.op, inputs, node.attrs, node.weights, node.where.backend)
+        if self._skipped is not None:
+            self._catch_up()
+        key = self._key(node) if self.merge else None
+        if key is not None:
             old = self._seen.get(key)
             if old is not None:
                 self._merge(old[0].node, node)
                 return old
-        new = None
-        for rule in self._rules.get(node.op, ()):
-            new = self._apply(rule, node)
-            if new is not None:
-                break
+        new = self._first(node) if node.op in self._rules else None
         if new is None:
             self.nodes.append(node)
             new = node.outputs
+        if not self.merge:
+            return new
         if key is not None:
             self._seen[key] = new
         elif node.op == "fork":
             self._remember_fork(node)
         return new
+
+    def skip(self) -> int:
+        """Pass over nodes, no two of them equal calls, until a rule changes one: the index of the node after it, or how many there are."""
+        nodes, rules = self.graph.nodes, self._rules
+        for at, node in enumerate(nodes):
+            if node.op not in rules:
+                continue
+            self._skipped = at
+            new = self._first(node)
+            if new is None:
+                continue
+            if self._skipped is not None:
+                self._catch_up()
+            key = self._key(node) if self.merge else None
+            if key is not None:
+                self._seen[key] = new
+            self.replace(node.outputs, new)
+            return at + 1
+        self._skipped = len(nodes)
+        return len(nodes)
+
+    def _catch_up(self) -> None:
+        """Take the nodes that were passed over, as they are."""
+        self.nodes = list(self.graph.nodes[: self._skipped])
+        self._skipped = None
+        for node in self.nodes if self.merge else ():
+            key = self._key(node)
+            if key is not None:
+                self._seen[key] = node.outputs
+            elif node.op == "fork":
+                self._remember_fork(node)
+
+    def _key(self, node: Node) -> Any:
+        """What equal calls have in common; None for a call that is never merged."""
+        if not self._may_merge(node.op):
+            return None
+        inputs = node.inputs
+        if self._forked:
+            inputs = tuple([self._forked.get(v, v) for v in inputs])
+        return node.op, inputs, node.attrs, node.weights, node.where.backend
+
+    def _first(self, node: Node) -> tuple[Value, ...] | None:
+        """What the first rule that applies makes of a node."""
+        for rule in self._rules.get(node.op, ()):
+            new = self._apply(rule, node)
+            if new is not None:
+                return new
+        return None
 
     def _apply(self, rule: Rule, node: Node) -> tuple[Value, ...] | None:
         name = rule.__name__
@@ -188,6 +244,8 @@ class Rewriter:
     def finish(self) -> Graph:
         """The rewritten graph without dead code, or the graph itself where nothing changed."""
         graph = self.graph
+        if self._skipped == len(graph.nodes):
+            return dead_code(graph)
         if self._lifted:
             self._lift()
         same_nodes = len(self.nodes) == len(graph.nodes) and all(a is b for a, b in zip(self.nodes, graph.nodes))
@@ -250,6 +308,8 @@ def leaves_branch(where: Where, depth: int) -> bool:
 
 def branch_of(where: Where) -> tuple[str, ...]:
     """The path of the innermost branch of a fork or filter that a node is in; empty where it is in none."""
+    if "fork" not in where.frames and "filter" not in where.frames:
+        return ()
     inner = max((i for i, frame in enumerate(where.frames[:-1]) if frame in BRANCHING), default=None)
     if inner is None:
         return ()
@@ -263,7 +323,8 @@ def rewrite(graph: Graph, rules: Rules | None = None, merge: bool = False, repor
     if not merge and not any(op in graph.ops for op in rules or ()):
         return dead_code(graph)
     rewriter = Rewriter(graph, rules, merge, report)
-    for node in graph.nodes:
+    start = rewriter.skip() if not merge or graph.has_no_twins else 0
+    for node in graph.nodes[start:]:
         rewriter.keep(node)
     if report is not None and merge:
         report.fired["equal_calls_are_one"] += rewriter.merged
@@ -272,25 +333,6 @@ def rewrite(graph: Graph, rules: Rules | None = None, merge: bool = False, repor
 
 def dead_code(graph: Graph) -> Graph:
     """The graph without nodes that no result needs: one walk from the end; the same object where all are needed."""
-    if graph in _ALIVE:
+    if len(graph.live) == len(graph.nodes) and len(graph.named) == len(graph.weights):
         return graph
-    live = {value for _, value in graph.results}
-    kept = []
-    for node in reversed(graph.nodes):
-        for value in node.outputs:
-            if value in live:
-                live.update(node.inputs)
-                kept.append(node)
-                break
-    if len(kept) < len(graph.nodes) or not _weights_used(graph):
-        graph = graph.with_(nodes=tuple(reversed(kept)))
-    _ALIVE.add(graph)
-    return graph
-
-
-_ALIVE: WeakSet[Graph] = WeakSet()  # graphs known to hold no dead code: most passes hand the same graph on
-
-
-def _weights_used(graph: Graph) -> bool:
-    used = {name for node in graph.nodes for _, name in node.weights}
-    return len(used) == len(graph.weights)
+    return graph.with_(nodes=graph.live)

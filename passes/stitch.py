@@ -32,7 +32,7 @@ class Stitch:
 
 def stitch(graph: Graph, options: Stitch, report: Report) -> Graph:
     """Open stitches take their form and their weights; those between equal widths go."""
-    if not any(_is_open(node) for node in graph.nodes):
+    if "stitch" not in graph.ops or not any(_is_open(node) for node in graph.nodes):
         return graph
     if options.form == "mlp" and options.init == "identity":
         help = "`init=zero`, or the forms `linear` and `low-rank`, can"

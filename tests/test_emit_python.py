@@ -78,7 +78,8 @@ def test_alone_in_a_process(tmp_path):
 def test_it_reads_like_a_person_wrote_it():
     text = emit(language_model(3), BRICKS)
     imports = [n for n in ast.parse(text).body if isinstance(n, ast.Import | ast.ImportFrom)]
-    assert {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in imports} <= {"__future__", "json", "math", "torch", "torch.nn"}
+    origins = {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in imports}
+    assert origins <= {"__future__", "json", "math", "torch", "torch.nn"}
     assert "class Layer(Part):" in text
     assert text.count("class Gated") == 1
     assert "self.layers = Part({i: Layer() for i in range(3)})" in text
@@ -109,7 +110,7 @@ def test_names_sizes_branches_and_extras(tmp_path):
     assert len(outputs) == 3
     assert torch.equal(extra["layers.0.load"], torch.arange(4.0))
     assert model.double()(*(t.double() for t in inputs.values()), aux=True)[1]["layers.0.load"].dtype == torch.float64
-    assert not model.train().training is False
+    assert model.train().training
     with pytest.raises(ValueError, match="the model requires T >= 2"):
         module.Model()(torch.randn(2, 2, 4), torch.randn(2, 4))
 

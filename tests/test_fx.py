@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,6 +81,26 @@ def test_code_does_not_depend_on_the_run():
     assert [m.code for m in first.modules() if isinstance(m, Block)] == [m.code for m in second.modules() if isinstance(m, Block)]
 
 
+CODE = """
+import sys
+sys.path.insert(0, {tests!r})
+import private_bricks as p
+from graphir.backends.fx import lower
+from graphir.backends.python_source import emit
+print([m.code for m in lower(p.language_model(3), registry=p.BRICKS).modules() if hasattr(m, "code")], emit(p.language_model(3), p.BRICKS))
+"""
+
+
+def test_code_does_not_depend_on_hash_seeds():
+    script = CODE.format(tests=str(Path(__file__).parent))
+    seen = set()
+    for seed in ("0", "1", "12345"):
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        seen.add(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True, timeout=120).stdout)
+    assert len(seen) == 1
+    assert "class Layer" in seen.pop()
+
+
 def test_unequal_blocks_have_classes_of_their_own():
     made = Made(x=Type("float", (B, 4)))
     x = made["x"]
@@ -114,6 +138,18 @@ def test_a_weight_owned_by_one_block_is_passed_to_another():
     network = agree(made.graph(y=x), {"x": torch.randn(2, 4)})
     assert list(network.state_dict()) == ["host.inner.l.weight", "host.inner.l.bias"]
     assert "self.guest(host, host_inner_l_weight, host_inner_l_bias)" in network.code
+
+
+def test_each_weight_of_a_node_finds_its_own_owner():
+    made = Made(x=Type("float", (B, 4)))
+    x = made.put("linear", made["x"], path="host.l", frames=("Host", "linear"), out=4)
+    x = made.put("linear", x, path="guest.l", frames=("Guest", "linear"), out=4)
+    node = made.nodes[-1]
+    node.weights = (("weight", "host.l.weight"), ("bias", "guest.l.bias"))
+    del made.weights["guest.l.weight"]
+    network = agree(made.graph(y=x), {"x": torch.randn(2, 4)})
+    assert list(network.state_dict()) == ["host.l.weight", "host.l.bias", "guest.l.bias"]
+    assert "self.guest(host, host_l_weight)" in network.code
 
 
 def test_scopes_that_cannot_run_whole_are_dissolved():

@@ -141,8 +141,10 @@ def test_block_computes_the_formula_of_its_paper(call):
     torch.testing.assert_close(given, wanted, rtol=1e-8, atol=1e-8)
 
 
-CHUNKED = ["mLSTM(heads = 4", "mLSTM7B(heads = 2", "Mamba2(state = 8, head_dim = 8", "LinearAttention(heads = 2", "GLA(heads = 2", "RetNet(heads = 2",
-           "DeltaNet(heads = 2", "GatedDeltaNet(heads = 2", "RWKV5(heads = 2", "RWKV6(heads = 2"]  # fmt: skip
+CHUNKED = [
+    "mLSTM(heads = 4", "mLSTM7B(heads = 2", "Mamba2(state = 8, head_dim = 8", "LinearAttention(heads = 2", "GLA(heads = 2",
+    "RetNet(heads = 2", "DeltaNet(heads = 2", "GatedDeltaNet(heads = 2", "RWKV5(heads = 2", "RWKV6(heads = 2",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("call", CHUNKED)
@@ -218,7 +220,8 @@ def test_window_bounds_the_memory():
 
 def test_weights_start_as_published():
     w = initialise(model("mLSTM(heads = 4, layers = 5)", d=64))
-    assert not w["f.i.weight"].any() and not w["f.f.weight"].any()
+    assert not w["f.i.weight"].any()
+    assert not w["f.f.weight"].any()
     torch.testing.assert_close(w["f.f.bias"], torch.linspace(3, 6, 4))
     assert 0 < w["f.i.bias"].abs().max() < 0.6
     assert w["f.up.weight"].std().item() == pytest.approx(math.sqrt(2 / (5 * 64)), rel=0.05)
@@ -230,17 +233,20 @@ def test_weights_start_as_published():
 
     w = initialise(model("sLSTM(heads = 4, place = 1.0)", d=32))
     i, f, z, o = w["f.cell.bias"].view(4, 4, 8)
-    assert not torch.stack([i, z, o]).any() and not w["f.cell.recurrent"].any()
+    assert not torch.stack([i, z, o]).any()
+    assert not w["f.cell.recurrent"].any()
     torch.testing.assert_close(f, (5 - 12 * (torch.arange(8) / 7) ** 1.6).expand(4, 8))
 
     w = initialise(model("Mamba"))
     torch.testing.assert_close(w["f.scan.A_log"], torch.arange(1.0, 17).log().expand(32, 16))
     steps = softplus(w["f.dt_proj.bias"])
-    assert 1e-3 * 0.999 <= steps.min() and steps.max() <= 1e-1 * 1.001
+    assert steps.min() >= 1e-3 * 0.999
+    assert steps.max() <= 1e-1 * 1.001
     assert w["f.dt_proj.weight"].abs().max() <= 1.0
 
     w = initialise(model("Mamba2"))
-    assert 0 <= w["f.ssd.A_log"].min() and w["f.ssd.A_log"].max() <= math.log(16)
+    assert w["f.ssd.A_log"].min() >= 0
+    assert w["f.ssd.A_log"].max() <= math.log(16)
 
 
 def codes(call):

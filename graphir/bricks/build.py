@@ -67,7 +67,7 @@ class Builder:
         names = declaration.names(tuple(v.type for v in inputs), attrs, self.facts)
         pairs = []
         for rule, shape in declaration.weight_shapes(names, self.facts):
-            name = f"{where.path}.{rule.role}"
+            name = f"{where.path}.{rule.path or rule.role}"
             self.weights[name] = make_weight(rule, shape, names, attrs.get("init"), False)
             pairs.append((rule.role, name))
         kept = {k: v for k, v in attrs.items() if k != "init" or "init" in declaration.formals}

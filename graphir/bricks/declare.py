@@ -259,17 +259,17 @@ def accepted(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
 
-_WEIGHT = re.compile(r"(buffer )?(\w+): \[(.*?)\](?: = (\$?[\w.]+(?:\([^)]*\))?))?(?: if (.+))?$")
+_WEIGHT = re.compile(r"(buffer |frozen )?(\w+)(?: at ([\w.]+))?: \[(.*?)\](?: = (\$?[\w.]+(?:\([^)]*\))?))?(?: if (.+))?$")
 
 
 def _weight_rule(text: str) -> WeightRule:
     found = _WEIGHT.match(text)
     assert found, f"bad weight declaration: {text}"
-    buffer, role, dims, init, when = found.groups()
+    flag, role, path, dims, init, when = found.groups()
     parse = lambda t: parse_expression(Source(f"weight {role}", t))  # noqa: E731
     listed = parse(f"[{dims}]")
     assert isinstance(listed, s.ListOf)
-    return WeightRule(role, listed.items, init or "he", parse(when) if when else None, bool(buffer))
+    return WeightRule(role, listed.items, init or "he", parse(when) if when else None, flag == "buffer ", path or "", flag == "frozen ")
 
 
 @dataclass
@@ -323,7 +323,8 @@ def brick(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a primitive; see the module's text for the header and the body.
 
-    `weights`: `role: [dims] = init if condition; ...` (init `$name` takes it from a formal; `buffer role` is never trained by gradient).
+    `weights`: `role: [dims] = init if condition; ...` (init `$name` takes it from a formal; `buffer role` is never trained
+    by gradient, `frozen role` not at all; `role at path` where the weight's name does not end in its role).
     `flops`: an expression over formals and bound names (`S` stands for the product of `*S`), or a function like `shape`.
     `require`: conditions over the same names. `kind`: brick, fork, join, stitch or filter.
     `variadic`: the last port takes one input or more, all of its type unless `shape` is given; `count` is the number of inputs.

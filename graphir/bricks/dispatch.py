@@ -136,5 +136,5 @@ def collect(weights: torch.Tensor, tokens: torch.Tensor, cells: torch.Tensor, *v
     """y = sum_i w_i b_i per token, the rows [R_i, d] of the branches back at their tokens; weights [*S, n] -> [*S, d]. No row: zero."""
     shares = weights.reshape(-1).index_select(0, cells).unsqueeze(-1)
     rows = torch.cat(values) * shares
-    total = rows.new_zeros(weights.shape[:-1].numel(), rows.shape[-1]).index_add(0, tokens, rows)
+    total = rows.new_zeros(weights.numel() // weights.shape[-1], rows.shape[-1]).index_add(0, tokens, rows)
     return total.reshape(*weights.shape[:-1], rows.shape[-1])

@@ -20,6 +20,8 @@ TAKES: Mapping[str, tuple[int, int]] = {
     "small_init": (0, 0), "wang": (1, 1), "eye": (0, 0), "identity": (0, 0), "orthogonal": (0, 1), "linspace": (2, 2), "log_range": (0, 0),
     "log_uniform": (0, 2), "step_bias": (0, 3), "forget_power": (2, 2),
 }
+HOST = re.compile(r"host\(\w+,[\w.]+\)\Z")
+"""What a weight of a host program's module starts as: that module's tensor."""
 _SPEC = re.compile(r"(\w+)(?:\(([^()]*)\))?((?: \* [^*()]+)*)\Z")
 
 
@@ -33,6 +35,8 @@ class Init(NamedTuple):
 
 def read_init(spec: str) -> Init:
     """Read a spec. Raises Misfit E0404 for a word that is not known, or numbers that it does not take."""
+    if HOST.match(spec):
+        return Init("host")
     found = _SPEC.match(spec)
     if not found:
         raise Misfit("E0404", f"`{spec[:60]}` is no initialisation", help=_words())
@@ -82,7 +86,7 @@ def check_init(value: Any) -> None:
 def multiplied(spec: str, factor: float) -> str:
     """The spec times a factor."""
     known = read_init(spec)
-    if factor == 1.0:
+    if factor == 1.0 or known.word == "host":
         return spec
     numbers = f"({', '.join(f'{n!r}' for n in known.numbers)})" if known.numbers else ""
     return f"{known.word}{numbers} * {known.factor * factor!r}"

@@ -5,7 +5,13 @@ The fused and the shared forms (`add_rmsnorm`, `rms_statistic` with `rmsnorm_wit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from ..ir.dims import Facts
+from ..ir.types import Type
 from .declare import brick
+from .shapes import axis_at
 from .torch_lazy import F, torch
 
 RMS = 'eps = 1e-6, scale = true, offset = 0.0, cast = "llama"'
@@ -156,8 +162,14 @@ def dyt(x: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor, bias: torch.
     return torch.tanh(alpha * x) * weight + bias
 
 
+def _unit_shape(types: tuple[Type, ...], names: Mapping[str, Any], facts: Facts) -> tuple[Type, ...]:
+    axis_at(names["axis"], len(types[0].shape), types[0].shape)
+    return types
+
+
 @brick(
     "l2norm(axis = -1, eps = 1e-12)(x: [*S]) -> [*S]",
+    shape=_unit_shape,
     inline=True,
     causal=lambda attrs: attrs.get("axis", -1) != 1,
     examples=("l2norm : float[B, T, 4]", "l2norm(axis = 1) : float[B, 3, 4]"),

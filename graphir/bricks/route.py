@@ -225,9 +225,10 @@ def expert_choice(probabilities: torch.Tensor, factor: float = 1.0) -> torch.Ten
     Every branch works equally much; a token may get several branches or none.
     """
     length, branches = probabilities.shape[1:]
-    count: Any = torch.sym_min(torch.sym_max(torch.sym_int(length * factor) // branches, 1), length)
+    count: Any = torch.sym_max(torch.sym_int(length * factor) // branches, 1)
     order = torch.sort(probabilities.detach(), dim=1, descending=True, stable=True)[1]
-    chosen = torch.zeros_like(probabilities, dtype=torch.bool).scatter(1, order.narrow(1, 0, count), True)
+    places = torch.arange(length, device=order.device).view(1, -1, 1).expand_as(order)
+    chosen = torch.zeros_like(order).scatter(1, order, places) < count
     return probabilities.masked_fill(~chosen, 0.0)
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "fmt": "Bring programs to the canonical form.",
     "explain": "The long story of an error code.",
     "bricks": "The reference manual of bricks.",
+    "stitch-fit": "Initialise stitches by least squares on a calibration batch.",
     "replay": "Run a pipeline again on the graph of a crash report.",
     "completion": "Print the completion script of a shell.",
 }
@@ -33,7 +34,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return import_module(f"graphir.cli.{cmd_name}_command").command
+        return import_module(f"graphir.cli.{cmd_name.replace('-', '_')}_command").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

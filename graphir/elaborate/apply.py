@@ -241,7 +241,7 @@ def _start_last(run: Run, before: int, start: Start) -> None:
 
 def _started(weight: Weight, segment: str, start: Start) -> Weight:
     """A weight inside `with_init` whose brick says nothing of its own."""
-    if weight.buffer or start.which == "last" or (start.which == "matrices" and len(weight.shape) < 2) or not _is_named(segment, start):
+    if weight.buffer or weight.init.startswith("host(") or start.which == "last" or (start.which == "matrices" and len(weight.shape) < 2) or not _is_named(segment, start):
         return weight
     return replace(weight, init=_spec(weight, start))
 

@@ -42,6 +42,9 @@ def _node(run: Run, op: str, args: dict[str, Any], inputs: tuple[Value, ...], sc
     return apply(run, Primitive(REGISTRY[op], args, called=True), inputs, At(scope, segment or op, span))
 
 
+LOSSES = ("balance", "importance", "z_loss")
+"""The auxiliary outputs of a filter that are to be minimised, times their coefficients already."""
+
 # options
 
 Check = tuple[Callable[[Any], bool], str]

@@ -95,6 +95,10 @@ class Node:
         self.where = where
         self.outputs = tuple([Value(t, self) for t in types])
 
+    def over(self, inputs: tuple[Value, ...]) -> Node:
+        """The same call of other inputs, whose types are those of the old ones."""
+        return Node(self.op, inputs, self.attrs, self.weights, self.where, [v.type for v in self.outputs])
+
     def __repr__(self) -> str:
         return f"<{self.op} @{self.where.path}>"
 
@@ -169,6 +173,35 @@ class Graph:
         return Counter([node.op for node in self.nodes])
 
     @cached_property
+    def live(self) -> tuple[Node, ...]:
+        """The nodes that some result depends on, in order."""
+        wanted = {value for _, value in self.results}
+        kept: list[Node] = []
+        for node in reversed(self.nodes):
+            if not wanted.isdisjoint(node.outputs):
+                kept.append(node)
+                wanted.update(node.inputs)
+        return self.nodes if len(kept) == len(self.nodes) else tuple(reversed(kept))
+
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """The weights that nodes name."""
+        return frozenset([name for node in self.nodes for _, name in node.weights])
+
+    @cached_property
+    def has_no_twins(self) -> bool:
+        """Whether no two nodes apply one op to the same inputs (seen through forks) with the same weights: no two calls are equal then."""
+        nodes = [node for node in self.nodes if node.op != "fork"] if "fork" in self.ops else self.nodes
+        if len(nodes) == len(self.nodes):
+            return len({(node.op, node.inputs, node.weights) for node in nodes}) == len(nodes)
+        source: dict[Value, Value] = {}
+        for node in self.nodes:
+            if node.op == "fork":
+                source |= dict.fromkeys(node.outputs, source.get(node.inputs[0], node.inputs[0]))
+        calls = {(node.op, tuple([source.get(v, v) for v in node.inputs]), node.weights) for node in nodes}
+        return len(calls) == len(nodes)
+
+    @cached_property
     def facts(self) -> Facts:
         """What the preconditions let one assume of the runtime dims."""
         facts = Facts()
@@ -189,10 +222,9 @@ class Graph:
         graph = replace(self, **changes)
         if "nodes" not in changes or "weights" in changes:
             return graph
-        used = {name: None for node in graph.nodes for _, name in node.weights}
-        if len(used) == len(graph.weights):
+        if len(graph.named) == len(graph.weights):
             return graph
-        return replace(graph, weights={n: w for n, w in graph.weights.items() if n in used})
+        return replace(graph, weights={n: w for n, w in graph.weights.items() if n in graph.named})
 
     @cached_property
     def key(self) -> str:

@@ -171,7 +171,7 @@ def _branches(declaration: Any, node: Node) -> list[str]:
     kind = getattr(declaration, "kind", "brick")
     if kind not in ("fork", "filter", "join") or (branches is None and kind == "join"):
         return []
-    named = isinstance(branches, tuple) and all(isinstance(b, str) and is_name(b) for b in branches)
+    named = isinstance(branches, tuple) and all(isinstance(b, str) and is_path(b) and "." not in b for b in branches)
     if not isinstance(branches, tuple) or not named or len(set(branches)) != len(branches):
         return [f"`branches` of a {kind} are distinct names, not {branches!r}"]
     counts = {

@@ -26,7 +26,7 @@ class Brackets:
         if word in CLOSER:
             if len(self.open) >= self.limits.nesting:
                 raise GraphirError(self._too_deep(word))
-            self.chain[-1] += 1
+            self._count(word)
             self.open.append(word)
             self.chain.append(0)
         elif word in (")", "]", "}"):

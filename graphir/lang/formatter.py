@@ -311,6 +311,7 @@ class _Layout:
 
     def _hugged_at(self, tree: s.Pipe, place: int, indent: int, column: int) -> list[Line] | None:
         stage = tree.stages[place]
+        assert isinstance(stage, s.Branches)
         slotted = [self.starts[i] for i in self._between(tree.span.start, tree.span.end) if i in self.slotted]
         if any(not stage.span.start <= at < stage.span.end for at in slotted) or self._stiff(stage.callee):
             return None
@@ -341,11 +342,11 @@ class _Layout:
 
     def _binary(self, tree: s.Binary, indent: int, column: int, tail: int) -> list[Line]:
         own, left, right = binary_level(tree.op)
-        parts: list[tuple[str, Any]] = []
-        while isinstance(tree, s.Binary) and binary_level(tree.op)[0] == own and (not parts or left == own):
-            parts.append((tree.op, tree.right))
-            first = tree.left
-            tree = first  # pyright: ignore[reportAssignmentType]
+        parts: list[tuple[str, Any]] = [(tree.op, tree.right)]
+        first = tree.left
+        while left == own and isinstance(first, s.Binary) and binary_level(first.op)[0] == own:
+            parts.append((first.op, first.right))
+            first = first.left
         lines = self.lay(first, left, indent, column)
         for op, operand in reversed(parts):
             lines += self._prefixed(f"{' ' * (indent + STEP)}{op} ", operand, right, indent + STEP)

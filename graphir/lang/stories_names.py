@@ -28,8 +28,8 @@ CODES = {
     "E0304": Code(
         "too many arguments",
         "More arguments are given than the first list of the header has names. Tensors come through `->`, not in parentheses.",
-        model("return x -> gelu(8)"),
-        model("return x -> linear(8) -> gelu"),
+        model("return x -> relu(8)"),
+        model("return x -> linear(8) -> relu"),
     ),
     "E0305": Code(
         "the wrong number of tensors",
@@ -67,8 +67,8 @@ CODES = {
         "an attribute is not known",
         "A dot reaches into an import (`host.vocab`), names the transposed weights of a shared embedding or linear brick (`emb.T`), or"
         " a part in the path of a graft.",
-        model("shared f = linear(8)", "return x -> f.weights"),
-        model("shared f = linear(8)", "return x -> f.T"),
+        model("shared f = linear(8)", "return x -> f -> f.weights"),
+        model("shared f = linear(8)", "return x -> f -> f.T"),
     ),
     "E0311": Code(
         "names and values differ in number",
@@ -150,7 +150,9 @@ CODES = {
     ),
     "E0410": Code(
         "a filter that does not work out",
-        "A filter has at least one branch, its router gives one score for each, and `keep` lies between 1 and their number.",
+        "A filter has at least one branch, its router gives one score for each, and `keep` lies between 1 and their number. Options that"
+        " act between scores and normaliser (`keep_first`, `noise`, `z_loss`, `per_sample`) need a router that ends in one, such as"
+        " `linear(2) -> softmax`. Some options need another (`groups` needs `keep`), some exclude each other.",
         model("return x -> filter(linear(2) -> softmax, keep = 3) { a: linear(8)  b: gelu }"),
         model("return x -> filter(linear(2) -> softmax, keep = 1) { a: linear(8)  b: gelu }"),
     ),

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from .story import Code, model
 
+SPLIT = """block Split(parts)(x: [*S, d]) -> [*S, d] {
+  require d % parts == 0
+  return x -> linear(d)
+}
+
+"""
+
 CODES = {
     "E0201": Code(
         "element types differ",
@@ -34,9 +41,10 @@ CODES = {
     ),
     "E0205": Code(
         "one name stands for two widths",
-        "A name in a header stands for one size throughout a call. Here two inputs, or an input and a parameter, give it different ones.",
-        "block Both(x: [*S, d], y: [*S, d]) -> [*S, d] { return x + y }\n\n" + model("return (x, x -> linear(4)) -> Both -> linear(8)"),
-        "block Both(x: [*S, d], y: [*S, d]) -> [*S, d] { return x + y }\n\n" + model("return (x, x -> linear(8)) -> Both -> linear(8)"),
+        "A name in a header, or in an einops pattern, stands for one size throughout a call. Here two inputs give it different ones."
+        " (Where one input meets one brick across an arrow, the same is told as E0203.)",
+        model("y = x -> linear(4)", 'return (x, y) -> einsum("b t d, b t d -> b t") -> rearrange("b t -> b t 1") -> linear(8)'),
+        model("y = x -> linear(8)", 'return (x, y) -> einsum("b t d, b t d -> b t") -> rearrange("b t -> b t 1") -> linear(8)'),
     ),
     "E0206": Code(
         "branches have unequal widths",
@@ -47,7 +55,7 @@ CODES = {
     "E0207": Code(
         "shapes do not align in `+`, `-` or `*`",
         "Elementwise operations align at the last axis. Missing leading axes and axes of width 1 extend; nothing else does.",
-        model("return x + (x -> linear(4)) -> linear(8)".replace("return x + (x -> linear(4))", "return (x + (x -> linear(4)))")),
+        model("return (x + (x -> linear(4))) -> linear(8)"),
         model("return (x + (x -> linear(8))) -> linear(8)"),
     ),
     "E0208": Code(
@@ -66,8 +74,8 @@ CODES = {
         "a requirement is not met",
         "A `require` of the block, or a condition of the primitive, is false for these values. What cannot be decided before the model"
         " runs becomes a precondition of the model instead.",
-        "block Split(parts)(x: [*S, d]) -> [*S, d] {\n  require d % parts == 0\n  return x -> linear(d)\n}\n\n" + model("return x -> Split(3)"),
-        "block Split(parts)(x: [*S, d]) -> [*S, d] {\n  require d % parts == 0\n  return x -> linear(d)\n}\n\n" + model("return x -> Split(4)"),
+        SPLIT + model("return x -> Split(3)"),
+        SPLIT + model("return x -> Split(4)"),
     ),
     "E0211": Code(
         "a shared brick is used at two widths",

@@ -110,7 +110,7 @@ CODES = {
     ),
     "E0609": Code(
         "a tensor has too many axes",
-        "A tensor has at most 8 axes.",
+        "A tensor has at most 8 axes. `rearrange` merges axes that are not needed apart.",
         "model M(x: float[A, B, C, D, E, F, G, H, 8]) -> float[A, B, C, D, E, F, G, H, 8] { return x }\n",
         "model M(x: float[A, B, C, D, E, F, G, 8]) -> float[A, B, C, D, E, F, G, 8] { return x }\n",
     ),

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from .story import Code
 
+HOST = """block Host(x: [*S, d]) -> [*S, d] {
+  layers = [linear(d), linear(d)]
+  return x -> layers
+}
+
+"""
+
 CODES = {
     "E0501": Code(
         "an import is not found",
@@ -40,22 +47,31 @@ CODES = {
     ),
     "E0701": Code(
         "a graft's path matches nothing",
-        "`at path:` names a place of the host by the path that `graphir summary` shows. Ranges and `*` choose several places of a list,"
-        " and at least one must exist.",
+        "`at path:` names a place of the host by its path: names and places of lists, `layers[2].mlp`. A range or `*` chooses several"
+        " places, and at least one must exist; `tap` reads exactly one. `graphir summary` of the host lists its paths.",
+        HOST + "model M(x: float[B, T, 8]) -> float[B, T, 8] {\n  grown = graft Host { at layer[0]: id }\n  return x -> grown\n}\n",
+        HOST + "model M(x: float[B, T, 8]) -> float[B, T, 8] {\n  grown = graft Host { at layers[0]: id }\n  return x -> grown\n}\n",
     ),
     "E0702": Code(
         "a backend is not known",
-        "`on name` places a brick on a backend; the message lists those that are installed.",
+        "`on name` places a brick on a backend; the message lists those that there are.",
+        "model M(x: float[B, 8]) -> float[B, 8] { return x -> linear(8) on inducter }\n",
+        "model M(x: float[B, 8]) -> float[B, 8] { return x -> linear(8) on inductor }\n",
     ),
     "E0703": Code(
-        "a backend cannot run this",
-        "The backend has no lowering for one of the bricks placed on it. Place that brick elsewhere with `on`, or leave the choice to the"
-        " compiler.",
+        "a tap comes too early",
+        "`tap` reads a value that the host has computed by then. The place it names comes later in the host, or is replaced by the same"
+        " graft. Tap an earlier place, or graft further down.",
     ),
     "E0704": Code(
-        "a frozen weight would be trained",
-        "`frozen(...)` promises that weights stay as they are on disk, and here they are shared with a brick that trains, or the training"
-        " asks for their gradients.",
+        "a parameter group matches nothing",
+        "Each group of parameters for the optimiser names its parameters by patterns over their paths. This pattern matches none, or all"
+        " that it matches belong to earlier groups: the narrower pattern goes first.",
+    ),
+    "E0705": Code(
+        "a parameter group holds frozen weights",
+        "`frozen(...)` promises that weights stay as they are on disk, so no optimiser may train them. Narrow the pattern of the group, or"
+        " take `frozen` away.",
     ),
     "E0801": Code(
         "a weight file does not match the model",
@@ -109,6 +125,11 @@ CODES = {
     "E0811": Code(
         "a decoding state does not fit",
         "The state given does not belong to this model, or has other shapes. `init_state` makes one.",
+    ),
+    "E0812": Code(
+        "a slot and its module do not fit",
+        "`net.set_slot(path, module)` fills a `slot(width)` of the model, named by its path. The message lists the slots there are, or says"
+        " that the module gives something other than [..., width] for the slot's input.",
     ),
     "E0820": Code(
         "a name table cannot be read",

@@ -44,6 +44,7 @@ def explain(error: Any, words: list[Word], source: Source, rule: str) -> Diagnos
         _mixed(words, index, stack)
         or _reserved(words, index, accepts)
         or _misspelt_statement(words, index)
+        or _lone_name(words, index, accepts)
         or _unfinished(words, index)
         or _unexpected(words, index, accepts, source, rule)
     )
@@ -197,6 +198,17 @@ def _misspelt_statement(words: list[Word], index: int) -> Diagnostic | None:
     if word.kind != "name" or not help or not begins:
         return None
     return Diagnostic("E0101", f"`{word[:40]}` begins no statement", word.span, help=help)
+
+
+def _lone_name(words: list[Word], index: int, accepts: set[str]) -> Diagnostic | None:
+    """`return x y`: a second operand, which the grammar takes for the beginning of a statement."""
+    if index == 0 or "EQUAL" not in accepts or "COMMA" not in accepts or words[index - 1].kind != "name":
+        return None
+    word = words[index - 1]
+    if index < 2 or not _ends_operand(words[index - 2]):
+        return None
+    help = "statements begin with `return`, `require`, `shared` or a name and `=`; bricks are joined with `->`"
+    return Diagnostic("E0101", f"`{word[:40]}` cannot stand here", word.span, "neither `=` nor an operator joins it", help=(help,))
 
 
 def _unfinished(words: list[Word], index: int) -> Diagnostic | None:

@@ -28,7 +28,8 @@ class _Writer:
         for character in text:
             quoted ^= character == '"'
             if character == " " and not quoted:
-                out.append(self.choose.choices([" ", "  ", "\n", "\n\n\n", f"  # {self.choose.randint(0, 99)} it's\n"], [80, 6, 6, 2, 6])[0])
+                comment = f"  # {self.choose.randint(0, 99)} it's\n"
+                out.append(self.choose.choices([" ", "  ", "\n", "\n\n\n", comment], [80, 6, 6, 2, 6])[0])
             elif character == "\n":
                 out.append(self.choose.choices(["\n", "\n\n", " # here\n", "\n# alone\n\n"], [70, 10, 10, 10])[0])
             else:
@@ -51,13 +52,13 @@ class _Writer:
     def statement(self) -> str:
         kind = self.choose.randint(0, 5)
         if kind == 0:
-            return f"shared {self.name()} = {self.value(3)}"
+            return f"shared {self.name()} = {self.value(2)}"
         if kind == 1:
-            return f"return {self.value(3)} , {self.value(2)}"
+            return f"return {self.value(2)} , {self.value(2)}"
         if kind == 2:
             return f'require {self.sum(2)} == {self.sum(1)} "because"'
         names = self.choose.choice(["a", "a , b", "a : float[ B , T ]"])
-        return f"{names} = {self.value(4)}"
+        return f"{names} = {self.value(3)}"
 
     def value(self, depth: int) -> str:
         kind = self.choose.randint(0, 9)

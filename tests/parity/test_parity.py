@@ -28,7 +28,7 @@ def named(net, made):
 @each
 def test_the_program_has_the_recorded_number_of_parameters(name):
     ref = reference(name)
-    assert ref.graph.parameters == ref.meta["n_params"] - ref.case.get("fewer", 0)
+    assert ref.graph.parameters == ref.meta["n_params"]
 
 
 @each
