@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .lang.limits import Limits
 
 _HOMES = {
-    "load": "api", "check": "api", "compile": "api", "interpret": "api", "open": "api", "total_loss": "api", 
+    "load": "api", "check": "api", "compile": "api", "interpret": "api", "open": "api", "total_loss": "api",
     "fit_stitches": "backends.stitch_fit", "parameter_groups": "backends.groups", "Graft": "backends.hosts",
     "graft_module": "backends.hosts", "register_host": "backends.hosts", "brick": "bricks.declare", "Graph": "ir.graph",
     "Diagnostic": "lang.diagnostic", "EnvironmentProblem": "lang.diagnostic", "GraphirError": "lang.diagnostic", "Limits": "lang.limits",

@@ -39,7 +39,11 @@ _EITHER = b"\xff\xff\xff\xff"  # the port of an operand whose order does not mat
 
 def key(graph: Graph) -> str:
     """32 hexadecimal characters; see the module's text for what equal keys mean."""
-    structure = _Structure(graph)
+    renaming = _Renaming(graph)
+    found = _from_above(graph, renaming)
+    if found is not None:
+        return found.hex()
+    structure = _Structure(graph, renaming)
     colours, classes = _refine(structure, structure.labels, structure.weight_labels)
     certificate = _certificate(structure, colours)
     alike = _alike(structure, colours) if classes < len(structure.nodes) else ()
@@ -55,6 +59,76 @@ def _port(port: int) -> bytes:
     return _PORTS[port] if port < 64 else port.to_bytes(4, "big")
 
 
+def _from_above(graph: Graph, renaming: _Renaming) -> bytes | None:
+    """The digest of a graph whose nodes are all told apart by what they are computed from; None for others.
+
+    A colour says all that a node is computed from. Where no two nodes have one colour, the colours of the results hold the
+    whole wiring, and what is left to say is which nodes share a weight: one walk instead of three.
+    """
+    labels = _Labels(graph, renaming)
+    inputs = [_digest(b"input" + _port(i) + renaming.type(v.type)) for i, (_, v) in enumerate(graph.inputs)]
+    tokens: dict[Value, bytes] = {value: token for (_, value), token in zip(graph.inputs, inputs)}
+    seen: set[bytes] = set()
+    users: dict[str, bytes] = {}
+    sharing: dict[str, list[bytes]] = {}
+    for node in graph.live:
+        label, commutes = labels(node)
+        operands = node.inputs
+        if len(operands) == 1:
+            colour = blake2b(label + tokens[operands[0]], digest_size=_SIZE).digest()
+        else:
+            above = [tokens[v] for v in operands]
+            if commutes:
+                above.sort()
+            colour = blake2b(label + b"".join(above), digest_size=_SIZE).digest()
+        if colour in seen:
+            return None
+        seen.add(colour)
+        outputs = node.outputs
+        tokens[outputs[0]] = colour
+        for port in range(1, len(outputs)):
+            tokens[outputs[port]] = _digest(colour + _port(port))
+        for role, name in node.weights:
+            if name in users:
+                sharing.setdefault(name, [users[name]]).append(colour + role.encode())
+            else:
+                users[name] = colour + role.encode()
+    shared = sorted([_digest(b"\x00".join(sorted(uses))) for uses in sharing.values()])
+    results = [tokens[v] for _, v in graph.results]
+    counts = _port(len(graph.outputs)) + _port(len(graph.aux)) + _port(len(seen)) + _port(len(shared))
+    return _digest(b"".join([b"from above", counts, *results, *inputs, *shared]))
+
+
+class _Labels:
+    """What each node is without its place: op, attributes, types, backend and weights. Looked up by identity, then by content."""
+
+    def __init__(self, graph: Graph, renaming: _Renaming):
+        self.inventory = graph.weights
+        self.renaming = renaming
+        self.by_identity: dict[Any, tuple[bytes, bool]] = {}
+        self.by_content: dict[Any, tuple[bytes, bool]] = {}
+
+    def __call__(self, node: Node) -> tuple[bytes, bool]:
+        """The label, and whether the order of operands means nothing."""
+        outputs, inventory = node.outputs, self.inventory
+        types = id(outputs[0].type) if len(outputs) == 1 else tuple([id(v.type) for v in outputs])
+        held = tuple([(role, id(inventory[name])) for role, name in node.weights]) if node.weights else None
+        known = (node.op, id(node.attrs), len(node.inputs), types, held, node.where.backend)
+        found = self.by_identity.get(known)
+        if found is None:
+            found = self.by_identity[known] = self._by_content(node)
+        return found
+
+    def _by_content(self, node: Node) -> tuple[bytes, bool]:
+        held = [(role, self.inventory[name]) for role, name in node.weights]
+        own = tuple([(role, w.shape, w.init, w.frozen, w.buffer) for role, w in held])
+        known = (node.op, node.attrs, node.where.backend, len(node.inputs), own, *[v.type for v in node.outputs])
+        found = self.by_content.get(known)
+        if found is None:
+            found = self.by_content[known] = (self.renaming.label(node, own), _is_commutative(node))
+        return found
+
+
 class _Structure:
     """The live part of a graph in numbers: per node a label, its operands and its shared weights.
 
@@ -62,9 +136,9 @@ class _Structure:
     A weight that only one node uses is part of that node's label; one of several uses is a thing of its own.
     """
 
-    def __init__(self, graph: Graph):
-        self.nodes = _live(graph)
-        self.rename = _Renaming(graph)
+    def __init__(self, graph: Graph, renaming: _Renaming):
+        self.nodes = graph.live
+        self.rename = renaming
         self.inputs = [_digest(b"input" + _port(i) + self.rename.type(v.type)) for i, (_, v) in enumerate(graph.inputs)]
         numbers: dict[Value, int] = {value: i for i, (_, value) in enumerate(graph.inputs)}
         uses: dict[str, int] = {}
@@ -109,7 +183,7 @@ class _Structure:
             known = (node.op, node.attrs, node.where.backend, len(operands), own, *types)
             found = seen.get(known)
             if found is None:
-                found = seen[known] = (self._label_of(node, own), _is_commutative(node))
+                found = seen[known] = (self.rename.label(node, own), _is_commutative(node))
             label, commutes = found
             if len(operands) > 1 and len(set(operands)) < len(operands):
                 label = _digest(label + _repeats(operands, commutes))
@@ -117,11 +191,6 @@ class _Structure:
             self.commutes.append(commutes)
             self.weights.append(joint)
         return out
-
-    def _label_of(self, node: Node, own: tuple[Any, ...]) -> bytes:
-        types = [self.rename.type(v.type) for v in node.outputs]
-        text = repr((node.op, self.rename.attrs(node.attrs), node.where.backend, sorted(own, key=repr), len(node.inputs), types))
-        return _digest(text.encode())
 
     def tokens(self, colours: list[bytes]) -> list[bytes]:
         """The colour of each value: that of its node, with the port where it is not the first."""
@@ -147,18 +216,6 @@ def _repeats(operands: tuple[int, ...], commutes: bool) -> bytes:
 
 def _weight_text(weight: Weight) -> bytes:
     return repr((weight.shape, weight.init, weight.frozen, weight.buffer)).encode()
-
-
-def _live(graph: Graph) -> list[Node]:
-    """The nodes that some result depends on, in order."""
-    wanted: set[Value] = {value for _, value in graph.results}
-    out: list[Node] = []
-    for node in reversed(graph.nodes):
-        if not wanted.isdisjoint(node.outputs):
-            out.append(node)
-            wanted.update(node.inputs)
-    out.reverse()
-    return out
 
 
 class _Renaming:
@@ -189,6 +246,12 @@ class _Renaming:
         if found is None:
             found = self.texts[id(type)] = f"{type.dtype}{[str(self.dim(d)) for d in type.shape]}".encode()
         return found
+
+    def label(self, node: Node, own: tuple[Any, ...]) -> bytes:
+        """All that is known of a node apart from its place; `own`: its weights."""
+        types = [self.type(v.type) for v in node.outputs]
+        text = repr((node.op, self.attrs(node.attrs), node.where.backend, sorted(own, key=repr), len(node.inputs), types))
+        return _digest(text.encode())
 
     def attrs(self, attrs: Attrs) -> list[tuple[str, str]]:
         return sorted([(name, write(self.value(value, name == "branches"))) for name, value in attrs.items()])

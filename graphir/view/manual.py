@@ -7,6 +7,7 @@ from typing import Any
 
 from ..bricks import catalogue  # noqa: F401
 from ..bricks.declare import REGISTRY
+from ..elaborate.expressions import FILTER_OPTIONS
 from ..elaborate.project import library
 from ..lang import syntax as s
 from ..lang.diagnostic import Diagnostic, GraphirError, nearest
@@ -36,6 +37,23 @@ class Entry:
         return asdict(self)
 
 
+FORMS = tuple(
+    Entry(name, "forms of the language", header, doc)
+    for name, header, doc in (
+        ("fork", "x -> fork { a: f  b: g }", "Runs its branches on the same value and gives their results in order: a join follows, or names: `u, v = x -> fork { ... }`."),
+        (
+            "filter", "x -> filter(router, keep = k, ...) { a: f  b: g }  or  filter(router, branches = [...])",
+            "y = sum over branches of weight * branch(x), per token. The router gives one score per branch and ends in a normaliser.\n"
+            f"Options: {', '.join(FILTER_OPTIONS)}. Named outputs: `<path>.weights` and the losses asked for.",
+        ),
+        ("frozen", "frozen(f)", "f with weights that training leaves alone."),
+        ("stitch", "stitch(f, width = w)  or  x -> stitch(w)", "A projection to w in front of f and one back behind it; or the projection itself (`form`: linear, mlp, low-rank)."),
+        ("graft", "graft host { at layers[2..4].mlp: brick  ... }", "The host with other bricks at some places; `site` is what stood there, with its weights where the host has them."),
+        ("choose", "choose(a, b, ...)", "A choice of a search space. This edition parses and formats it, and samples none."),
+    )
+)
+
+
 def entries() -> list[Entry]:
     """Every brick that a program may name, standard blocks first, by family and name."""
     blocks = [_block(name) for name in library().names()]
@@ -45,8 +63,10 @@ def entries() -> list[Entry]:
             d.state is not None, d.source, d.examples,
         )
         for d in REGISTRY
+        if d.name not in {form.name for form in FORMS}
     ]
-    return sorted(blocks, key=lambda e: (e.family, e.name)) + sorted(primitives, key=lambda e: (e.family, e.name))
+    order = lambda e: (e.family, e.name)  # noqa: E731
+    return [*FORMS, *sorted(blocks, key=order), *sorted(primitives, key=order)]
 
 
 def _block(name: str) -> Entry:
@@ -55,7 +75,7 @@ def _block(name: str) -> Entry:
     item = std.find(name)
     text = source.text[start:end]
     doc = item.doc if isinstance(item, s.Block) else _comment_above(source.text, start)
-    header = " ".join((item.header.span.text if isinstance(item, s.Block) else text).split())
+    header = item.header.span.text if isinstance(item, s.Block) else text.strip()
     family = source.name.removeprefix("std/").removesuffix(".arch")
     return Entry(name, f"standard library: {family}", header, doc)
 
