@@ -197,7 +197,7 @@ def register_host(name: str, module: nn.Module, ports: str, *, output: Callable[
     named += [(p, t, "buffer ") for p, t in module.named_buffers() if t.is_floating_point()]
     paths = {f"w{i}": path for i, (path, _, _) in enumerate(named)}
     rules = [f"{flag}w{i} at {path}: [{', '.join(map(str, t.shape))}] = host({name},{path})" for i, (path, t, flag) in enumerate(named)]
-    own = copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+    own = copy.deepcopy(module, {id(t): t for _, t, _ in named})
 
     def body(*inputs: torch.Tensor, training: bool = False, **weights: torch.Tensor) -> Any:
         own.train(training)

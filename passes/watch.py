@@ -78,12 +78,14 @@ class Verify:
     """Checks the graph after each pass that changed it, for `--verify-each`. Raises BrokenGraph."""
 
     def __call__(self, event: Event) -> None:
+        from ..bricks import catalogue  # noqa: F401
+        from ..bricks.declare import REGISTRY
         from ..ir.verify import verify
 
         if not event.changed:
             return
         try:
-            verify(event.after)
+            verify(event.after, REGISTRY)
         except GraphirError as error:
             raise BrokenGraph(f"the graph after `{event.step}` is not valid\n{error}") from error
 

@@ -78,7 +78,7 @@ def test_factors():
 
 @pytest.mark.parametrize("depth", [2, 12])
 def test_a_start_that_depends_on_the_depth(depth):
-    graph = model(f'return x -> ([residual(linear(8, init = scaled_init("normal(0.02)", 1 / sqrt(2 * {depth}))))] * {depth})')
+    graph = model(f'return x -> ([residual(linear(8, init = scaled_init("normal(0.02)", 1.0 / sqrt(2 * {depth}))))] * {depth})')
     word = graph.weights["layers.1.f.weight"].init
     assert read_init(word)[:2] == ("normal", (0.02,))
     assert read_init(word).factor == pytest.approx((2 * depth) ** -0.5)
@@ -173,7 +173,7 @@ def test_groups_by_pattern():
     module = net()
     groups = graphir.parameter_groups(module, [
         {"match": "layers.0.**", "lr": 1e-4}, {"match": ["**.bias", "layers.*.f.rmsnorm.*"], "weight_decay": 0.0},
-    ], lr=1e-3)
+    ], frozen="skip", lr=1e-3)
     first, second, rest = (names(module, g) for g in groups)
     assert first == [n for n in before(module) if n.startswith("layers.0.")]
     assert set(second) == {n for n in before(module) if not n.startswith(("layers.0.", "a.")) and (n.endswith("bias") or "rmsnorm" in n)}

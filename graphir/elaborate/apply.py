@@ -26,7 +26,7 @@ from .values import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)  # never changed; one is made for each application, and frozen ones take three times as long
 class At:
     """Where a brick is applied: scope, wanted segment (None splices a pipe in), text, the arrow and the text before it.
 
@@ -161,7 +161,18 @@ def _sequence(run: Run, items: list[Any], inputs: tuple[Value, ...], at: At) -> 
 def _places(run: Run, items: list[Any], inputs: tuple[Value, ...], scope: Scope, at: At) -> Any:
     value: Any = inputs
     left = Counter(map(id, items))
+    last: Any = None
+    calls: tuple[Call, ...] | None = None
     for index, item in enumerate(items):
+        if item is last and isinstance(item, BlockBrick) and not scope.grafting:
+            given = value if isinstance(value, tuple) else (value,)
+            recording = run.recorded(run.replayable(item, given, scope))
+            if recording is not None:
+                calls = calls or run.call(scope, item.name, at.span)
+                value = _single(run.replay(recording, scope.inside(scope.segment(str(index)), item.name, calls), given, at.span))
+                left[id(item)] -= 1
+                continue
+        last = item
         if not isinstance(item, Brick | list):
             raise run.fail("E0306", f"a list in a pipe holds bricks, but place {index} is {show(item)}", at.span, scope=at.scope)
         before = run.total

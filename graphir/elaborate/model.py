@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..ir.collector import collector_paused
@@ -135,9 +136,10 @@ def _instantiate(run: Run, module: Module, block: s.Block, params: Mapping[str, 
     outer = {n: module.values.get(n) for n, i in module.items.items() if isinstance(i, s.Param) and n in module.values}
     shown = {k: tuple(v) if isinstance(v, list) else v for k, v in {**outer, **config}.items() if _is_plain(v)}
     outputs = tuple(zip(_output_names(header), values))
-    used = {name for node in run.nodes for _, name in node.weights}
-    weights = {n: w for n, w in run.weights.items() if n in used}
-    return Graph(header.name, inputs, tuple(run.nodes), outputs, weights, tuple(run.aux), tuple(run.requires), shown)
+    graph = Graph(header.name, inputs, tuple(run.nodes), outputs, run.weights, tuple(run.aux), tuple(run.requires), shown)
+    if len(graph.named) == len(graph.weights):
+        return graph
+    return replace(graph, weights={n: w for n, w in run.weights.items() if n in graph.named})
 
 
 def _is_plain(value: Any) -> bool:

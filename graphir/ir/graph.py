@@ -9,7 +9,7 @@ fact (users, costs, keys, scopes) is derived.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -86,18 +86,23 @@ class Node:
         attrs: Attrs,
         weights: tuple[tuple[str, str], ...],
         where: Where,
-        types: Iterable[Type],
+        types: Sequence[Type],
     ):
         self.op = op
         self.inputs = inputs
         self.attrs = attrs
         self.weights = weights
         self.where = where
-        self.outputs = tuple([Value(t, self) for t in types])
+        if types.__class__ is tuple and len(types) == 1:  # nearly all nodes: half the time of the general form
+            self.outputs: tuple[Value, ...] = (Value(types[0], self),)
+        else:
+            self.outputs = tuple([Value(t, self) for t in types])
 
     def over(self, inputs: tuple[Value, ...]) -> Node:
         """The same call of other inputs, whose types are those of the old ones."""
-        return Node(self.op, inputs, self.attrs, self.weights, self.where, [v.type for v in self.outputs])
+        old = self.outputs
+        types = (old[0].type,) if len(old) == 1 else tuple([v.type for v in old])
+        return Node(self.op, inputs, self.attrs, self.weights, self.where, types)
 
     def __repr__(self) -> str:
         return f"<{self.op} @{self.where.path}>"

@@ -24,16 +24,12 @@ class Declarations(Protocol):
     def get(self, name: str) -> Any: ...
 
 
-def verify(graph: Graph, registry: Declarations | None = None, backends: Collection[str] = BACKENDS) -> None:
+def verify(graph: Graph, registry: Declarations, backends: Collection[str] = BACKENDS) -> None:
     """Check order, names, wiring, ops, shapes, weights, branches and backends. GraphirError (E0903) lists every problem.
 
-    Shape rules are run again on the inputs' types with the graph's facts, and must give the types that the nodes hold.
-    Without a registry, ops are looked up among the bricks that graphir and its host declared.
+    Shape rules are run again on the inputs' types with the graph's facts, and must give the types that the nodes hold. The
+    registry (`graphir.bricks.declare.REGISTRY`) says which ops there are.
     """
-    if registry is None:
-        from ..bricks.declare import REGISTRY
-
-        registry = REGISTRY
     problems = [*_names(graph), *_wiring(graph, backends), *_calls(graph, registry), *_inventory(graph)]
     if problems:
         raise GraphirError(_diagnostics(graph, problems))
