@@ -19,7 +19,9 @@ from .folding import Fold, fold
 from .lower import lower
 from .merge_projections import merge_projections
 from .norm_fusion import NormFusion, norm_fusion
+from .partition import in_parts
 from .pipeline import NoOptions, Pass
+from .place import Place, place
 from .report import Report
 from .rewrite import dead_code as _dead_code
 from .share import share
@@ -42,6 +44,8 @@ PASSES: Mapping[str, Pass] = {
         Pass("fold", fold, Fold),
         Pass("merge-projections", merge_projections),
         Pass("lower", lower),
+        Pass("place", place, Place),
+        Pass("partition", in_parts),
         Pass("dead-code", dead_code),
     )
 }

@@ -385,3 +385,25 @@ def test_results_that_are_no_tensors_are_taken_apart(old):
         torch.testing.assert_close(run(graph, initial(graph), X), copy.deepcopy(old.layers[0]).double()(X)[0])
     finally:
         forget_host("half_host")
+
+
+def test_what_a_registered_host_is_refused(old_host):
+    graph = model("x -> old_host")
+    with pytest.raises(GraphirError) as failed:
+        Interpreter(graph, initial(graph), torch.float64).run_step({"x": X})
+    assert failed.value.diagnostics[0].code == "E0810"
+    from graphir.backends.python_source import emit
+
+    with pytest.raises(GraphirError):
+        emit(graph)
+
+
+def test_a_grafted_module_can_be_registered(old):
+    grown = graphir.graft_module(old, {"layers.1.mlp": adapter("small")})
+    graphir.register_host("grown_host", grown, "(x: float[B, T, 8]) -> float[B, T, 8]")
+    try:
+        graph = model("x -> grown_host")
+        assert "grown_host.grafts.layers.1.mlp.new.up.weight" in graph.weights
+        torch.testing.assert_close(run(graph, initial(graph), X), copy.deepcopy(grown).double()(X))
+    finally:
+        forget_host("grown_host")

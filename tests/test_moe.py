@@ -216,7 +216,7 @@ def test_switch_head():
 
 
 def test_switch_all_is_a_pre_norm_layer_of_both():
-    graph = load("x -> SwitchAll(2) as m")
+    graph = load("x -> SwitchAll(3) as m")
     assert sum(n.op == "layernorm" for n in graph.nodes) == 2
     w, x = tensors(graph), tokens(2, 5)
     y, aux = run(graph, w, x)
@@ -272,7 +272,7 @@ def test_the_predictor_of_depths_learns_and_samples():
     net = graphir.compile(training, weights={n: v.float() for n, v in w.items()})
     x = x.float().requires_grad_()
     net(x)[1].backward()
-    assert not x.grad.any(), "the predictor does not train what it reads"
+    assert x.grad is None, "the predictor does not train what it reads"
     assert {n for n, p in net.named_parameters() if p.grad is not None and p.grad.any()} == {n for n in w if "predictor" in n}
     steps = torch.optim.Adam([p for n, p in net.named_parameters() if "predictor" in n], 0.02)
     for _ in range(300):
@@ -364,19 +364,19 @@ def test_filled_slots_travel_with_copies():
 
 
 def test_a_mixture_trains():
-    """Two experts, two regimes: the mixture fits what neither expert alone can (it would be off by half the jump)."""
+    """Two regimes: linear experts together fit what no linear map can; sparse, with the balance loss."""
     torch.manual_seed(0)
-    source = "model M(x: float[B, 2]) -> float[B, 1] { return x -> filter(linear(2) -> softmax, keep = 1, renormalise = false, balance = 0.01) { a: linear(1)  b: linear(1) } }"
+    source = "model M(x: float[B, 2]) -> float[B, 1] { return x -> filter(linear(4) -> softmax, keep = 2, balance = 0.01, branches = [linear(1)] * 4) }"
     net = graphir.compile(source, dispatch="sorted")
     assert net.graphir.ops["collect"] == 1
     x = torch.randn(512, 2)
     y = torch.where(x[:, :1] > 0, 2 * x[:, 1:], -2 * x[:, 1:])
     line = torch.linalg.lstsq(torch.cat([x, torch.ones(512, 1)], 1), y).solution
     alone = (torch.cat([x, torch.ones(512, 1)], 1) @ line - y).square().mean()
-    steps = torch.optim.Adam(net.parameters(), 0.02)
+    steps = torch.optim.Adam(net.parameters(), 0.05)
     for _ in range(600):
         steps.zero_grad()
         out, aux = net(x, aux=True)
         ((out - y).square().mean() + graphir.total_loss(aux)).backward()
         steps.step()
-    assert (net(x) - y).square().mean() < 0.2 * alone
+    assert (net(x) - y).square().mean() < 0.1 * alone

@@ -35,6 +35,8 @@ class Recording:
     """What one application made, relative to where it stood: rows of nodes whose inputs are places in one table of values.
 
     The table holds the application's inputs, then values from outside (captured tensors), then each node's outputs in order.
+    `roles` are the (role, name) pairs of all rows, one after the other; a name is a place in `weights` and then `others`, which
+    are names that stay as they are.
     """
 
     weights_path: str
@@ -44,12 +46,18 @@ class Recording:
     rows: tuple[tuple[Any, ...], ...]
     frames: tuple[tuple[str, ...], ...]
     weights: tuple[tuple[str, Weight], ...]
+    others: tuple[str, ...]
+    roles: tuple[tuple[str, int], ...]
     aux: tuple[tuple[str, int], ...]
     count: int
     parameters: int
+    known_frames: dict[tuple[str, ...], list[tuple[str, ...]]] = field(default_factory=dict)
 
     def frames_at(self, base: tuple[str, ...]) -> list[tuple[str, ...]]:
-        return [base + frame for frame in self.frames]
+        found = self.known_frames.get(base)
+        if found is None:
+            found = self.known_frames[base] = [base + frame for frame in self.frames]
+        return found
 
 
 def recording(
@@ -63,19 +71,24 @@ def recording(
     place = {v: i for i, v in enumerate([*inputs, *outside, *(v for node in nodes for v in node.outputs)])}
     for i, v in enumerate(inputs):
         place[v] = i
+    names = dict.fromkeys(name for node in nodes for _, name in node.weights)
+    own = [name for name in names if name.startswith(prefix)]
+    others = [name for name in names if not name.startswith(prefix)]
+    number = {name: i for i, name in enumerate([*own, *others])}
+    roles = [(role, number[name]) for node in nodes for role, name in node.weights]
     frames: dict[tuple[str, ...], int] = {}
-    rows = []
+    rows: list[tuple[Any, ...]] = []
+    last = 0
     for node in nodes:
-        where = node.where
-        roles = tuple((r, n.startswith(prefix), n[cut:] if n.startswith(prefix) else n) for r, n in node.weights)
+        where, first, last = node.where, last, last + len(node.weights)
         frame = frames.setdefault(where.frames[depth:], len(frames))
         types = tuple(v.type for v in node.outputs)
-        rows.append((node.op, tuple(place[v] for v in node.inputs), node.attrs, roles, where.path[start:], frame, where.span, where.backend, types))
-    names = dict.fromkeys(name for node in nodes for _, name in node.weights if name.startswith(prefix))
-    own = tuple((n[cut:], weights[n]) for n in names)
+        reads = tuple(place[v] for v in node.inputs)
+        rows.append((node.op, reads, node.attrs, first, last, where.path[start:], frame, where.span, where.backend, types))
     return Recording(
-        scope.weights, outputs, tuple(place[v] for v in outputs), outside, tuple(rows), tuple(frames), own,
-        tuple((name[start:], place[v]) for name, v in aux), count, sum(w.numel for _, w in own),
+        scope.weights, outputs, tuple(place[v] for v in outputs), outside, tuple(rows), tuple(frames),
+        tuple((n[cut:], weights[n]) for n in own), tuple(others), tuple(roles),
+        tuple((name[start:], place[v]) for name, v in aux), count, sum(weights[n].numel for n in own),
     )
 
 
@@ -181,9 +194,8 @@ class Run:
         if weight.frozen and not old.frozen:
             self.weights[name] = replace(old, frozen=True)
 
-    def add_weights(self, recording: Recording, span: Span, scope: Scope) -> None:
+    def add_weights(self, recording: Recording, names: list[str], span: Span, scope: Scope) -> None:
         """The weights of a replay: all at once where every name is new, as it nearly always is."""
-        names = [scope.weights + name for name, _ in recording.weights]
         fits = self.parameters + recording.parameters <= self.limits.parameters
         if fits and self.weights.keys().isdisjoint(names):
             self.parameters += recording.parameters
@@ -243,21 +255,33 @@ class Run:
     def replay(self, recording: Recording, scope: Scope, inputs: tuple[Value, ...], span: Span) -> tuple[Value, ...]:
         """Copy a recorded application to another place."""
         self.charge(recording.count, span, scope)
+        names = [scope.weights + name for name, _ in recording.weights]
         if scope.weights != recording.weights_path:
-            self.add_weights(recording, span, scope)
+            self.add_weights(recording, names, span, scope)
         if self.counted or (self.may_count and self.total > LARGE and recording.count >= LARGE_REPLAY):
             self.counted = True
             return tuple([Value(v.type) for v in recording.outputs])
         table: list[Value] = [*inputs, *recording.outside]
-        frames = recording.frames_at(scope.frames)
-        path, prefix, nodes, new = scope.path, scope.weights, self.nodes, tuple.__new__  # half the time of `Where(...)`
-        for op, reads, attrs, roles, suffix, frame, span, backend, types in recording.rows:
-            weights = tuple([(role, prefix + name) if inner else (role, name) for role, inner, name in roles]) if roles else ()
-            inputs = (table[reads[0]],) if len(reads) == 1 else tuple([table[i] for i in reads])
-            where = new(Where, (path + suffix, frames[frame], span, backend))
-            node = Node(op, inputs, attrs, weights, where, types)
+        frames, nodes = recording.frames_at(scope.frames), self.nodes
+        names += recording.others
+        weights = [(role, names[i]) for role, i in recording.roles]
+        path, new_tuple, new_node = scope.path, tuple.__new__, Node.__new__
+        for op, reads, attrs, first, last, suffix, frame, span, backend, types in recording.rows:
+            # the innermost loop of all: what `Node(...)` and `Where(...)` do, in half their time
+            node = new_node(Node)
+            node.op = op
+            node.inputs = (table[reads[0]],) if len(reads) == 1 else tuple([table[i] for i in reads])
+            node.attrs = attrs
+            node.weights = tuple(weights[first:last]) if first != last else ()
+            node.where = new_tuple(Where, (path + suffix, frames[frame], span, backend))
+            if len(types) == 1:
+                value = Value(types[0], node)
+                node.outputs = (value,)
+                table.append(value)
+            else:
+                node.outputs = tuple([Value(t, node) for t in types])
+                table += node.outputs
             nodes.append(node)
-            table += node.outputs
         for suffix, index in recording.aux:
             self.aux.append((path + suffix, table[index]))
         return tuple([table[i] for i in recording.outputs_at])

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..bricks.declare import Declaration
 from ..ir.graph import Value
 from ..lang import syntax as s
 from ..lang.source import Span
 
-if False:
+if TYPE_CHECKING:
     from .project import Module
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -144,6 +145,7 @@ def checked(value: Any) -> Any:
     return value
 
 
+ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 COMPARISONS = ("==", "!=", "<", "<=", ">", ">=", "in")
 
 
@@ -162,7 +164,7 @@ def compare(op: str, left: Any, right: Any, facts: Facts | None = None) -> bool 
         return same is (op == "==") if isinstance(same, bool) else None
     if not ((is_number(left) and is_number(right)) or (isinstance(left, str) and isinstance(right, str))):
         raise ScalarError("E0404", f"`{op}` compares numbers, not {kind(left)} and {kind(right)}")
-    return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[op]
+    return ORDERS[op](left, right)
 
 
 def _compare_dims(op: str, left: Any, right: Any, facts: Facts) -> bool | None:

@@ -71,7 +71,23 @@ CODES = {
     "E0705": Code(
         "a parameter group holds frozen weights",
         "`frozen(...)` promises that weights stay as they are on disk, so no optimiser may train them. Narrow the pattern of the group, or"
-        " take `frozen` away.",
+        " take `frozen` away. `parameter_groups(..., frozen=\"skip\")` leaves frozen weights out without complaint.",
+    ),
+    "E0706": Code(
+        "a graft does not fit its site",
+        "`graphir.graft_module` joins what a brick gives with what a submodule of the host gives: by `add`, `concat`, `gate` or `replace`. The"
+        " way is not one of these, the brick has several inputs or outputs, or the two results differ in shape. End the brick in"
+        " `stitch(width)` where only the width differs.",
+    ),
+    "E0707": Code(
+        "a host is not registered",
+        "A weight of the graph starts as a tensor of a module that the host program calls by a name. Call `graphir.register_host` with that"
+        " name before the graph is compiled, or pass `weights=`.",
+    ),
+    "E0708": Code(
+        "a stitch cannot be fitted",
+        "`graphir stitch-fit` takes a target for the path of each stitch: the tensor that it should give for the calibration batch. The path"
+        " is no stitch of the model, or the target has another shape:\n\n    graphir compile model.arch --show-stitches",
     ),
     "E0801": Code(
         "a weight file does not match the model",

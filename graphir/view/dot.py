@@ -61,7 +61,9 @@ def _fill(out: graphviz.Digraph, cluster: Cluster | None, inside: dict[Cluster |
     for box in inside[cluster][1]:
         _node(out, box)
     for inner in inside[cluster][0]:
-        with out.subgraph(name=inner.key) as sub:
+        part = out.subgraph(name=inner.key)
+        assert part is not None
+        with part as sub:
             sub.attr(
                 label=_text(_blank(inner)), labeljust="l", style="rounded", color="#c3c8d0", margin="11", fontsize=str(TITLE), id=inner.key,
                 tooltip=_text(inner.tooltip),

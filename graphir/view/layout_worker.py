@@ -60,7 +60,7 @@ def _remember(cache: str) -> None:
 def native(dot: str, cache: str) -> bytes:
     """Graphviz as a Python extension."""
     try:
-        import pygraphviz
+        import pygraphviz  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise Missing from None
     with warnings.catch_warnings():
