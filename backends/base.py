@@ -207,17 +207,21 @@ def compile_module(
     dtype: Any = None,
     inductor: bool = False,
     dispatch: str = "auto",
+    strict: bool = False,
 ) -> Any:
     """A module that runs the graph on a target: an fx GraphModule (`cpu`, `cuda`) or an `InterpretedNetwork`.
 
     `mode`: `train`, or `infer` (dropout off, no gradients of weights). `weights` are tensors by name, else made from `seed`.
     `inductor` compiles each distinct block with torch.compile. `dispatch` is how filters run their branches (`dispatch.py`): `auto`,
-    with `inductor` that is `static`, since other forms break its graphs; the interpreter runs them dense. Raises GraphirError, and EnvironmentProblem where there is no such device.
+    with `inductor` that is `static`, since other forms break its graphs; the interpreter runs them dense.
+    What the program puts on another backend runs there (`settle.py`), but for the interpreter, which runs all of a graph; what cannot
+    run there goes to fx with a warning, or is refused with `strict`.
+    Raises GraphirError, and EnvironmentProblem where there is no such device or backend.
     """
     if target not in TARGETS:
         help = nearest(target, TARGETS) or (f"targets: {', '.join(TARGETS)}",)
         raise GraphirError(Diagnostic("E0806", f"there is no target `{target}`", help=help))
-    if mode not in ("train", "infer"):
+    if mode not in ("train", "infer") and (mode != "decode" or target == "interpreter"):
         help = ("`Interpreter.run_step` decodes step by step",) if mode == "decode" else ("modes: train, infer",)
         raise GraphirError(Diagnostic("E0806", f"target `{target}` has no mode `{mode}`", help=help))
     device = need_device(target)
@@ -226,11 +230,16 @@ def compile_module(
         from .weights import initialise
 
         return InterpretedNetwork(graph, initialise(graph, seed) if weights is None else weights, dtype).train(mode == "train")
+    if mode == "decode":
+        from .decode import lower_decoder
+
+        network = lower_decoder(graph, weights, seed=seed, dtype=dtype, device=device, dispatch="static" if inductor and dispatch == "auto" else dispatch)
+        return network.compiled() if inductor else network
     from .dispatch import dispatch as sparse
     from .fx import lower
 
     graph = sparse(graph, "static" if inductor and dispatch == "auto" else dispatch)
-    module = lower(graph, weights, seed=seed, dtype=dtype, device=device, mode=mode)
+    module = lower(graph, weights, seed=seed, dtype=dtype, device=device, mode=mode, strict=strict)
     if not inductor:
         return module
     from .inductor import compile_blocks

@@ -11,8 +11,7 @@ computed there by a second network over the same parameters, and kept in the sta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,54 +19,18 @@ from torch import fx, nn
 
 from graphir.bricks.call import arguments
 from graphir.bricks.declare import REGISTRY, Declaration, Registry
-from graphir.bricks.decoding import CACHES, Decoding, cached_from, decoding
-from graphir.ir.dims import Dim, Poly, evaluate, free_names
+from graphir.bricks.decoding import Decoding, cached_from, decoding, of_any_length
 from graphir.ir.graph import Graph, Node, Value
-from graphir.ir.types import Type
-from graphir.lang.diagnostic import Diagnostic, GraphirError, nearest
+from graphir.lang.diagnostic import GraphirError
 
-from .base import bind_inputs, declaration_of, element_kind, gives_tuple
+from .base import bind_inputs, declaration_of, gives_tuple
 from .decode_rules import FIXED
-from .fx import Network, Writer, _build, _plain, _tensors, _unused, lower
+from .decode_state import Entry, Keeper, State, entries_of
+from .fx import Network, Writer, _build, _path, _plain, _settled, _tensors, _unused, lower
 from .modules import DECODING, LIKE, argument
+from .parts import own_module
 from .plan import Part, Plan, plan
-from .slots import slots
-
-State = dict[str, torch.Tensor]
-KINDS = {"int": torch.int64, "bool": torch.bool}
-FILLED = "filled"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One state tensor. `grows`: the axis along which it holds tokens, which starts empty; `fixed`: only in state of a fixed size."""
-
-    key: str
-    node: Node | None
-    name: str
-    dims: tuple[Dim, ...]
-    dtype: str
-    fill: float = 0
-    grows: int | None = None
-    fixed: bool = False
-
-
-def entries_of(node: Node, graph: Graph, registry: Registry = REGISTRY) -> tuple[Entry, ...]:
-    """The state of one call, in the order in which its block takes it; none where it has no state."""
-    declaration = declaration_of(node, registry)
-    path, found = node.where.path, []
-    if declaration.state is not None:
-        names = declaration.names(tuple([v.type for v in node.inputs]), node.attrs, graph.facts)
-        for name, (dims, dtype) in declaration.state.init(tuple([v.type for v in node.inputs]), names).items():
-            grows = next((axis for axis, dim in enumerate(dims) if isinstance(dim, int) and dim == 0), None)
-            found.append(Entry(f"{path}.{name}", node, name, tuple(dims), dtype, declaration.state.fill.get(name, 0), grows))
-    if node.op in CACHES or _reads_cache(node):
-        found.append(Entry(f"{path}.{FILLED}", node, FILLED, (), "int", fixed=True))
-    return tuple(found)
-
-
-def _reads_cache(node: Node) -> bool:
-    return node.op == "sdpa" and node.attrs.get("causal") is True and cached_from(node.inputs[1]) is not None
+from .slots import fill
 
 
 @dataclass(frozen=True)
@@ -118,17 +81,21 @@ def lower_decoder(
     from .dispatch import dispatch as sparse
 
     cut = halves(graph, registry)
-    planned = plan(sparse(cut.step, dispatch), registry)
+    step = _settled(sparse(cut.step, dispatch), False, "decode").with_(weights=graph.weights)
+    planned = plan(step, registry, cut=True)
     tensors = _tensors(graph, weights, seed, dtype, device)
     layout = Layout(planned)
-    blocks = [StepWriter(part, planned, layout, cut).write() for part in planned.kinds]
+    blocks = [None if own_module(part) else StepWriter(part, planned, layout, cut).write() for part in planned.kinds]
     network = _build(planned, blocks, tensors, Decoder)
     assert isinstance(network, Decoder)
     network._about(graph, "decode")
     first = next(iter(tensors.values()), torch.empty(0, dtype=dtype, device=device))
     network.to(device=first.device, dtype=first.dtype)
-    early = None if cut.first is None else lower(cut.first, {n: tensors[n].to("meta") for n in cut.first.weights}, mode="infer", registry=registry)
-    network._modules[DECODING] = Start(network, cut, layout.of(planned.root), early, dispatch)
+    early = None
+    if cut.first is not None:
+        hollow = {n: tensors[n].to("meta") for n in cut.first.weights}
+        early = lower(cut.first, hollow, device="meta", mode="infer", registry=registry)
+    network._modules[DECODING] = Start(network, cut, Keeper(cut.decoding, layout.of(planned.root)), early, dispatch)
     return network.train(False)
 
 
@@ -206,14 +173,14 @@ class StepWriter(Writer):
         entries = self.layout.of(part)
         if not entries:
             return super()._part(part)
-        made = super()._part(part) if False else self._call(part, entries)
+        made = self._call(part, entries)
         outputs = tuple(part.outputs)
         self.new.update({entry.key: made[place] for place, entry in enumerate(entries, len(outputs))})
         return dict(zip(outputs, made))
 
     def _call(self, part: Part, entries: tuple[Entry, ...]) -> list[fx.Node]:
         inputs = [self.values[v] for v in part.inputs] + [self._weight(n) for n in part.weights] + [self.old[e.key] for e in entries]
-        call = self.graph.call_module(_module_path(self.part.local(part.path)), tuple(inputs))
+        call = self.graph.call_module(_path(self.part.local(part.path)), tuple(inputs))
         count = len(part.outputs) + len(entries)
         return [call] if count == 1 else [self._proxy(call)[place].node for place in range(count)]
 
@@ -249,151 +216,69 @@ def _step(node: Node, declaration: Declaration) -> Callable[..., Any]:
     return declaration.state.step
 
 
-def _module_path(path: str) -> str:
-    from .fx import _path
-
-    return _path(path)
-
-
 class Start(nn.Module):
     """The beginning of each step: checks inputs and state, makes the first state, runs what is computed once."""
 
-    def __init__(self, network: Decoder, cut: Halves, entries: tuple[Entry, ...], early: Network | None, dispatch: str):
+    def __init__(self, network: Decoder, cut: Halves, keeper: Keeper, early: Network | None, dispatch: str):
         super().__init__()
-        how = cut.decoding
-        self.entries, self.how, self.inner, self.dispatch = entries, how, cut.inner, dispatch
-        # The network owns this module, and the parameters of the other: neither is a child of this one.
+        self.keeper, self.inner, self.dispatch = keeper, cut.inner, dispatch
+        # The network owns this module, and the parameters of the other one: neither is a child of this.
         self.__dict__.update(network=network, early=early)
-        self.names = [name for name, _ in how.graph.inputs]
-        self.full = _of_any_length(how.graph, how.steps)
+        how = cut.decoding
+        self.how, self.names = how, [name for name, _ in how.graph.inputs]
+        self.full = of_any_length(how.graph, how.steps)
         self.stepped = self.full.with_(inputs=tuple([(n, v) for n, v in self.full.inputs if n in how.steps]))
-        self.grown = {e.key for e in entries if not e.fixed}
-        self.still = {e.key for e in entries}
-        first = next(v for n, v in how.graph.inputs if n in how.steps)
-        names = free_names(first.type.shape[0]) if first.type.shape else frozenset()
-        self.batch = next(iter(names)) if len(names) == 1 else None
 
     def forward(self, state: State | None, *inputs: torch.Tensor | None) -> list[torch.Tensor | None]:
+        if state is not None and torch.compiler.is_compiling():
+            return self._laid_out(state, state)
         given = {name: tensor for name, tensor in zip(self.names, inputs) if tensor is not None}
-        if torch.compiler.is_compiling():
-            assert state is not None, "torch.compile is given a state: see init_state"
-            return [state.get(e.key) for e in self.entries] + [state[key] for key in self.inner]
-        whole = any(name in given for name in self.how.whole) or not (state is not None and state.keys() >= self.inner.keys())
-        sizes = _bound(self.full if whole else self.stepped, given, self.how)
+        fresh = state is None or not state.keys() >= self.inner.keys() or any(name in given for name in self.how.whole)
+        sizes = _bound(self.full if fresh else self.stepped, given, self.how.steps)
+        like = self.__dict__["network"].like
         if state is None:
-            state = self.first(sizes)
+            state = self.keeper.first(sizes, like)
         else:
-            self.check(state, sizes)
-        memory = self.remember(given) if whole and self.inner else state
-        return [state.get(e.key) for e in self.entries] + [memory[key] for key in self.inner]
+            self.keeper.check(state, sizes)
+            if self.keeper.is_fixed(state) and not _capturing(like):
+                self.keeper.check_room(state, sizes)
+        return self._laid_out(state, self.remember(given) if fresh and self.inner else state)
+
+    def _laid_out(self, state: Mapping[str, torch.Tensor], memory: Mapping[str, torch.Tensor]) -> list[torch.Tensor | None]:
+        return [state.get(e.key) for e in self.keeper.entries] + [memory[key] for key in self.inner]
 
     def remember(self, given: Mapping[str, torch.Tensor]) -> State:
         """What is computed once, by the network's present parameters."""
-        early: Network = self.__dict__["early"]
-        network: Decoder = self.__dict__["network"]
+        early, network = self.__dict__["early"], self.__dict__["network"]
         like = network.like
         for module in early.modules():
             if LIKE in module._buffers:
                 module._buffers[LIKE] = like
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         own = {name: tensors[name] for name in early.state_dict()}
-        named = {early.input_names[name]: given[name] for name in self.how.whole}
-        made = torch.func.functional_call(early, own, kwargs=named)
-        made = made if isinstance(made, tuple) else (made,)
-        return dict(zip(self.inner, made))
-
-    def first(self, sizes: Mapping[str, int], length: int | None = None) -> State:
-        """The state before the first token; with `length`, tensors that never change their shape."""
-        like: torch.Tensor = self.__dict__["network"].like
-        made = {}
-        for entry in self.entries:
-            if entry.fixed and length is None:
-                continue
-            shape = [evaluate(d, sizes) for d in entry.dims]
-            if entry.grows is not None and length is not None:
-                assert entry.node is not None
-                shape[entry.grows] = entry.node.attrs["size"] - 1 if entry.node.op == "window_cache" else length
-            made[entry.key] = torch.full(shape, entry.fill, dtype=KINDS.get(entry.dtype, like.dtype), device=like.device)
-        return made
-
-    def check(self, state: Mapping[str, torch.Tensor], sizes: Mapping[str, int] | None = None) -> None:
-        """Raise GraphirError E0811 where this is no state of this model, or not of this batch."""
-        own = state.keys() - self.inner.keys()
-        wanted = self.still if self.is_fixed(state) else self.grown
-        if own != wanted:
-            raise GraphirError(self._stranger(own, wanted))
-        names = {self.batch: sizes[self.batch]} if sizes is not None and self.batch in sizes else {}
-        for entry in self.entries:
-            if entry.key in state:
-                self._fits(entry, state[entry.key], names)
-        if sizes is not None and self.is_fixed(state) and not _capturing(self.__dict__["network"].like):
-            self._has_room(state, sizes)
-
-    def _stranger(self, own: Any, wanted: Any) -> Diagnostic:
-        name = self.how.graph.name
-        more, less = sorted(own - wanted), sorted(wanted - own)
-        if more:
-            return Diagnostic("E0811", f"the state has an entry `{more[0]}`, but nothing in `{name}` keeps that", help=nearest(more[0], wanted))
-        return Diagnostic("E0811", f"the state lacks `{less[0]}`, which `{name}` keeps", help=("`net.init_state(...)` makes one",))
-
-    def _fits(self, entry: Entry, tensor: torch.Tensor, names: Mapping[str, int]) -> None:
-        fits = element_kind(tensor) == entry.dtype and tensor.dim() == len(entry.dims)
-        if fits:
-            for axis, dim in enumerate(entry.dims):
-                known = isinstance(dim, int) or free_names(dim) <= names.keys()
-                if axis != entry.grows and known and evaluate(dim, names) != tensor.shape[axis]:
-                    fits = False
-        if not fits:
-            shape = ", ".join("..." if axis == entry.grows else str(d) for axis, d in enumerate(entry.dims))
-            kind = str(tensor.dtype).removeprefix("torch.")
-            with_ = "".join(f", with {n} = {size}" for n, size in names.items())
-            message = f"state `{entry.key}` is {kind}{list(tensor.shape)}, but the model keeps {entry.dtype}[{shape}]{with_}"
-            raise GraphirError(Diagnostic("E0811", message))
-
-    def is_fixed(self, state: Mapping[str, torch.Tensor]) -> bool:
-        return not self.still.isdisjoint(state.keys() - self.grown - self.inner.keys())
-
-    def _has_room(self, state: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
-        for entry in self.entries:
-            if entry.node is None or entry.node.op != "cache" or entry.fixed or entry.grows is None:
-                continue
-            room, filled = state[entry.key].shape[entry.grows], int(state[f"{entry.node.where.path}.{FILLED}"])
-            dim = entry.node.inputs[0].type.shape[entry.grows]
-            more = evaluate(dim, sizes) if free_names(dim) <= sizes.keys() else 1
-            if filled + more > room:
-                message = f"the state has room for {room} tokens: {filled} are in it, {more} more do not fit"
-                raise GraphirError(Diagnostic("E0814", message, help=("give `init_state` a greater length",)))
-            return
+        made = torch.func.functional_call(early, own, kwargs={early.input_names[n]: given[n] for n in early.input_names})
+        return dict(zip(self.inner, made if isinstance(made, tuple) else (made,)))
 
 
 def _capturing(like: torch.Tensor) -> bool:
     return like.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _of_any_length(graph: Graph, steps: tuple[str, ...]) -> Graph:
-    """The graph without the preconditions on how many tokens there are, which a step does not tell."""
-    lengths = {n for name, v in graph.inputs if name in steps for d in v.type.shape[1:] for n in free_names(d)}
-    kept = tuple([r for r in graph.requires if lengths.isdisjoint(free_names(r.left) | free_names(r.right))])
-    return graph.with_(requires=kept)
-
-
-def _bound(graph: Graph, given: Mapping[str, torch.Tensor], how: Decoding) -> dict[str, int]:
+def _bound(graph: Graph, given: Mapping[str, torch.Tensor], steps: tuple[str, ...]) -> dict[str, int]:
     try:
         return bind_inputs(graph, given)
     except GraphirError as e:
-        masks = {f"`{n}`" for n, v in graph.inputs if v.type.dtype == "bool" and n in how.steps}
-        advice = "a step takes the mask of its own tokens alone: those before are remembered"
-        found = [
-            Diagnostic(d.code, d.message, d.span, d.notes, (advice,)) if any(m in d.message for m in masks) else d for d in e.diagnostics
-        ]
+        masks = [f"`{n}`" for n, v in graph.inputs if v.type.dtype == "bool" and n in steps]
+        advice = "a step takes the mask of its own tokens alone: those of earlier ones are remembered"
+        found = [replace(d, help=(*d.help, advice)) if any(m in d.message for m in masks) else d for d in e.diagnostics]
         raise GraphirError(found) from None
 
 
 class Decoder(Network):
     """A model that decodes: `outputs, state = net(tokens)`, then `outputs, state = net(more, state=state)`.
 
-    Any number of tokens at a time, from one up. Inputs that are seen whole (`net.whole`) are given with the first tokens, and may be
-    left out after. A state is never written into: keep one to go on from it again.
+    Any number of tokens at a time, from one up. Inputs that are seen whole (`net.whole`) are given with the first tokens and may be
+    left out after that. A state is never written into: keep one to go on from it once more.
     """
 
     @property
@@ -404,8 +289,8 @@ class Decoder(Network):
 
     @property
     def like(self) -> torch.Tensor:
-        """An empty tensor of the precision and on the device of the weights."""
-        found = next((t for t in [*self.parameters(), *self.buffers()] if t.is_floating_point()), torch.empty(0))
+        """An empty tensor as precise as the weights, and where they are."""
+        found = next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.empty(0))
         return torch.empty(0, dtype=found.dtype, device=found.device)
 
     @property
@@ -421,57 +306,63 @@ class Decoder(Network):
     def init_state(self, batch: int | None = None, *, length: int | None = None, **sizes: int) -> State:
         """The state before the first token. `sizes` give runtime names their lengths, `batch` that of the batch.
 
-        `length` is the number of tokens that there will be room for: no tensor then ever changes its shape, as CUDA graphs want.
+        `length` is how many tokens there will be room for: no tensor then ever changes its shape, as CUDA graphs want.
         Raises GraphirError E0814 for a model that has no such state, E0803 where a size is missing.
         """
-        start = self.start
+        keeper = self.start.keeper
         if length is not None:
-            self._check_fixed()
-        known = self._sizes(batch, sizes)
-        return start.first(known, length)
+            keeper.check_fixed(self.start.how.graph)
+        return keeper.first(keeper.sizes(batch, sizes), self.like, length)
 
     def reset(self, state: Mapping[str, torch.Tensor]) -> State:
-        """The state before the first token, for the same batch and of the same kind. What was computed once is forgotten too."""
-        self.start.check(state)
-        return {e.key: self._begun(e, state[e.key]) for e in self.start.entries if e.key in state}
-
-    def _begun(self, entry: Entry, tensor: torch.Tensor, fixed: bool = False) -> torch.Tensor:
-        if entry.grows is not None and not self._fixed_entry(entry, tensor):
-            tensor = tensor.narrow(entry.grows, 0, 0)
-        return torch.full_like(tensor, entry.fill)
-
-    def _fixed_entry(self, entry: Entry, tensor: torch.Tensor) -> bool:
-        return getattr(self, "_fixed_now", False)
+        """The state before the first token, for the same batch; what was computed once is forgotten too. Raises GraphirError E0811."""
+        return self.start.keeper.reset(state)
 
     def crop(self, state: Mapping[str, torch.Tensor], length: int) -> State:
-        """The state after the first `length` tokens only. Raises GraphirError E0813 where a brick has no way back."""
-        return crop(self.start, state, length)
+        """The state after the first `length` tokens alone. Raises GraphirError E0813 where a brick has no way back, E0811."""
+        return self.start.keeper.crop(state, length)
 
     def reorder(self, state: Mapping[str, torch.Tensor], index: torch.Tensor) -> State:
-        """The state of other rows: row i of the new batch goes on from row `index[i]` (beam search). Raises GraphirError E0811."""
-        start = self.start
-        start.check(state)
-        dims = {e.key: e.dims for e in start.entries} | {key: value.type.shape for key, value in start.how.kept.items()}
-        return {key: _rows(key, tensor, dims[key], index, start.batch) for key, tensor in state.items()}
+        """The state of other rows: row i goes on from row `index[i]`, int[n] (beam search). Raises GraphirError E0811."""
+        return self.start.keeper.reorder(state, index)
 
     def state_bytes(self, batch: int | None = None, *, length: int | None = None, **sizes: int) -> int:
-        """Bytes of the state after decoding whole sequences of these sizes (`batch=1, T=4096`), or of one of fixed size with `length`."""
-        known = self._sizes(batch, sizes, all_of_them=length is None)
-        start, like = self.start, self.like
-        total = 0
-        for entry in start.entries:
-            if entry.fixed and length is None:
-                continue
-            shape = list(_full(entry, length))
-            item = torch.empty(0, dtype=KINDS.get(entry.dtype, like.dtype)).element_size()
-            total += item * _product(evaluate(d, known) for d in shape)
-        for value in start.how.kept.values():
-            if all(free_names(d) <= known.keys() for d in value.type.shape):
-                item = torch.empty(0, dtype=KINDS.get(value.type.dtype, like.dtype)).element_size()
-                total += item * _product(value.type.sizes(known))
-        return total
+        """Bytes of the state after sequences of these sizes (`batch=1, T=4096`), or with room for `length` tokens.
+
+        Raises GraphirError E0803 where a size is missing.
+        """
+        keeper = self.start.keeper
+        return keeper.bytes(keeper.sizes(batch, sizes, whole=length is None), self.like, length)
+
+    def set_slot(self, path: str, module: nn.Module | None) -> None:
+        """As on any network; a slot in what is computed once is filled there."""
+        early = self.start.__dict__["early"]
+        inner = {n.where.path for n in early.graphir.nodes if n.op == "slot"} if early is not None else ()
+        if path in inner:
+            early.set_slot(path, module)
+        else:
+            fill(self, self.start.how.graph.with_(nodes=tuple([n for n in self.graphir.nodes if n.where.path not in inner])), path, module)
+
+    def compiled(self) -> Decoder:
+        """This network with its blocks compiled by torch.compile at their first run."""
+        from .inductor import compile_blocks
+
+        self.start.forward = torch.compiler.disable(self.start.forward)  # type: ignore[method-assign]
+        compile_blocks(self)
+        return self
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Decoder:
+        made, arguments = self.__reduce__()
+        memo[id(self)] = other = made(*arguments)
+        return other
 
     def __reduce__(self) -> tuple[Any, ...]:
         trained = {name: p.requires_grad for name, p in self.named_parameters()}
-        filled = {path: slot.module for path, slot in slots(self, self.graphir).items() if slot.module is not None}
-        return _restore, (self.graphir, self.state_dict(), trained, self.training, filled, self.start.dispatch)
+        return _restore, (self.graphir, self.state_dict(), trained, self.training, self.start.dispatch)
+
+
+def _restore(graph: Graph, state: Mapping[str, torch.Tensor], trained: Mapping[str, bool], training: bool, dispatch: str) -> Decoder:
+    network = lower_decoder(graph, state, dispatch=dispatch)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(trained[name])
+    return network.train(training)

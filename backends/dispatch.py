@@ -7,7 +7,7 @@ filter; weights, paths and results are the same, gradients too.
 
 A filter is eligible if a weight of zero has no gradient: its weights come from a choice (`keep = k`, `capacity`, expert choice,
 a hard or sparse normaliser) over scores whose normaliser gives exact zeros only where it is flat. One choice per sample, and a
-straight-through choice (its gradient reads all branches), stay dense.
+straight-through choice (its gradient reads all branches), stay dense; so do filters that the program puts on other backends than fx.
 
 Two forms. `sorted`: rows of each branch by a count known at run time; does no more work than was chosen. `static`: as many seats
 for each branch as its capacity, shapes that follow from those of the inputs, nothing read back from the device; only where a
@@ -22,6 +22,7 @@ moved. Measured on one CPU core (tests/bench/dispatch.py).
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,8 +45,8 @@ TOKENS = 1024  # where the sizes are not known
 
 KEEPS = ("keep_top", "keep_biased", "capacity", "expert_choice")  # what is not chosen has no gradient
 FLAT = (  # a score of exactly zero has a derivative of zero
-    "softmax", "sparsemax", "entmax", "sigmoid", "gumbel", "softmax_masked", "grid_softmax", "hierarchical_softmax", "mixture_softmax", "softmax_mad",
-    "relu", "hardmax",
+    "softmax", "sparsemax", "entmax", "sigmoid", "gumbel", "softmax_masked", "grid_softmax", "hierarchical_softmax", "mixture_softmax",
+    "softmax_mad", "relu", "hardmax",
 )
 SPARSE = ("sparsemax", "entmax", "hardmax")  # give zeros by themselves
 LAST_AXIS = ("split", "concat", "slice")  # act per token where their axis is -1
@@ -58,7 +59,8 @@ def dispatch(graph: Graph, form: str = "auto", tokens: int = TOKENS) -> Graph:
     Raises GraphirError E0806 for another form.
     """
     if form not in FORMS:
-        raise GraphirError(Diagnostic("E0806", f"there is no dispatch `{form}`", help=nearest(form, FORMS) or (f"there are {', '.join(FORMS)}",)))
+        help = nearest(form, FORMS) or (f"there are {', '.join(FORMS)}",)
+        raise GraphirError(Diagnostic("E0806", f"there is no dispatch `{form}`", help=help))
     if form == "dense" or "filter" not in graph.ops:
         return graph
     found = _eligible(graph, form, tokens)
@@ -70,7 +72,7 @@ def dispatch(graph: Graph, form: str = "auto", tokens: int = TOKENS) -> Graph:
 
 @dataclass(eq=False)
 class Branch:
-    """What of a branch is run on rows: `nodes` in order, from the tensors in `feeds` to `out`. Both empty but for `out`: rows of `out` itself."""
+    """What of a branch is run on rows: `nodes` in order, from the tensors in `feeds` to `out`. Without nodes, `out` is all it feeds on."""
 
     out: Value
     nodes: list[Node] = field(default_factory=list)
@@ -96,7 +98,7 @@ def _eligible(graph: Graph, form: str, tokens: int) -> dict[Node, Sparse]:
         users.setdefault(value, []).append(None)
     found: dict[Node, Sparse] = {}
     for node in graph.nodes:
-        if node.op != "filter":
+        if node.op != "filter" or node.where.backend not in (None, "fx"):
             continue
         choice = _choice(node)
         if choice is None:
@@ -211,14 +213,10 @@ def _pays(filter: Node, branches: list[Branch], choice: Choice, tokens: int, gra
     """The cost model."""
     shape = filter.outputs[0].type.shape[:-1]
     sizes = {name: 8 for d in shape for name in free_names(d)}
-    count = 1
-    for dim in shape:
-        count *= evaluate(dim, sizes)
-    known = not sizes
+    count = math.prod([evaluate(dim, sizes) for dim in shape])
     total = sum([_operations(REGISTRY[n.op], n, sizes, graph) for b in branches for n in b.nodes])
-    width = filter.outputs[0].type.shape[-1]
-    moved = width + max([v.type.shape[-1] for b in branches for v in b.feeds], default=0)
-    number = count if known else tokens
+    moved = sum([evaluate(v.type.shape[-1], sizes) for v in (filter.outputs[0], branches[0].feeds[0])])
+    number = tokens if sizes else count
     saved = number * (1 - choice.kept / len(branches)) * total / max(count, 1) / RATE
     return saved > STEP * (STEPS + len(branches)) + 8 * number * choice.kept * moved / BANDWIDTH
 

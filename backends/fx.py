@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
@@ -23,7 +24,9 @@ from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 from .base import axis_that_gives, declaration_of, demand, gives, gives_tuple, telling_attrs
 from .modules import LIKE, Named, argument, attach, attribute, parameter
+from .parts import module_of, own_module
 from .plan import Part, Plan, plan
+from .settle import Replaced, settle
 from .slots import Slot, fill, slots
 
 
@@ -72,6 +75,15 @@ class Block(Named, fx.GraphModule):
         """The same code under a class of its own, so that editing a copy leaves the original alone."""
         other = self.__class__.__new__(self.__class__)
         Block.__init__(other, copy.deepcopy(self.graph), type(self).__name__)
+        return other
+
+
+class CompiledBlock(Block):
+    """A block that torch.compile compiles at its first run, wherever it is copied to."""
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Block:
+        other = super().__deepcopy__(memo)
+        other.compile()
         return other
 
 
@@ -128,20 +140,30 @@ def lower(
     device: torch.device | str = "cpu",
     mode: str = "train",
     registry: Registry = REGISTRY,
+    strict: bool = False,
 ) -> Network:
-    """The graph as nested fx GraphModules.
+    """The graph as nested fx GraphModules; parts that it puts on other backends are modules that those run.
 
     `weights` are tensors by name (else `initialise(graph, seed)`), cast to `dtype` and moved to `device`. `mode="infer"` gives a
     module in eval mode. Raises GraphirError E0801 for missing or misshapen weights, E0805 for names that cannot be a module's.
+    Bricks that their backend cannot run go to fx with a `Replaced` warning, or with `strict` are refused: E0830.
     """
-    planned = plan(graph, registry)
+    graph = _settled(graph, strict, mode)
+    planned = plan(graph, registry, cut=True)
     tensors = _tensors(graph, weights, seed, dtype, device)
-    blocks = [Writer(part, planned).write() for part in planned.kinds]
+    blocks = [None if own_module(part) else Writer(part, planned).write() for part in planned.kinds]
     network = _build(planned, blocks, tensors)
     network._about(graph, mode)
     first = next(iter(tensors.values()), torch.empty(0, dtype=dtype, device=device))
     network.to(device=first.device, dtype=first.dtype)
     return network.train(mode == "train")
+
+
+def _settled(graph: Graph, strict: bool, mode: str) -> Graph:
+    graph, notes = settle(graph, strict, decode=mode == "decode")
+    for note in notes:
+        warnings.warn(str(note), Replaced, stacklevel=3)
+    return graph
 
 
 def _tensors(
@@ -162,15 +184,20 @@ def _tensors(
     return {name: weights[name].detach().to(device=device, dtype=dtype, copy=True) for name in graph.weights}
 
 
-def _build(planned: Plan, graphs: list[fx.Graph], tensors: Mapping[str, torch.Tensor]) -> Network:
-    """Modules for all parts, one class per kind, with their parameters."""
-    made: dict[int, Block] = {}
+def _build(planned: Plan, graphs: list[fx.Graph | None], tensors: Mapping[str, torch.Tensor], whole: type[Network] = Network) -> Network:
+    """Modules for all parts, one class per kind, with their parameters; `whole` is the class of the model."""
+    made: dict[int, Any] = {}
     names: dict[str, int] = {}
 
-    def build(part: Part) -> Block:
-        block = made[part.kind].twin() if part.kind in made else _first(part)
+    def build(part: Part) -> nn.Module:
+        graph = graphs[part.kind]
+        block = made[part.kind].twin() if part.kind in made else module_of(part, planned) if graph is None else _first(part, graph)
         made.setdefault(part.kind, block)
-        if any(node.target == f"{LIKE}.{what}" for node in graphs[part.kind].nodes for what in ("dtype", "device")):
+        if graph is None:
+            return block
+        if part.backend == "inductor":
+            block.compile()
+        if any(node.target == f"{LIKE}.{what}" for node in graph.nodes for what in ("dtype", "device")):
             block.register_buffer(LIKE, torch.empty(0), persistent=False)
         for item in part.items:
             if isinstance(item, Node) and item.op == "slot":
@@ -182,12 +209,12 @@ def _build(planned: Plan, graphs: list[fx.Graph], tensors: Mapping[str, torch.Te
                 attach(block, entry[0], parameter(entry[1], tensors[part.prefix + entry[0]]))
         return block
 
-    def _first(part: Part) -> Block:
+    def _first(part: Part, graph: fx.Graph) -> Block:
         name = re.sub(r"\W", "", part.frame) or "Block"
         names[name] = names.get(name, 0) + 1
         name = name if names[name] == 1 else f"{name}_{names[name]}"
-        kind = Network if part.parent is None else Block
-        return kind(graphs[part.kind], name)
+        kind = whole if part.parent is None else CompiledBlock if part.backend == "inductor" else Block
+        return kind(graph, name)
 
     network = build(planned.root)
     assert isinstance(network, Network)

@@ -11,7 +11,9 @@ from torch import nn
 from graphir.lang.diagnostic import Diagnostic, GraphirError, nearest
 
 
-def parameter_groups(module: nn.Module, groups: Sequence[Mapping[str, Any]], *, frozen: str = "error", **default: Any) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: nn.Module, groups: Sequence[Mapping[str, Any]], *, frozen: str = "error", **default: Any
+) -> list[dict[str, Any]]:
     """The `params` of a torch optimiser: one dict per group, then one for all other trained parameters.
 
     A group is `{"match": pattern, ...}` or `{"match": [patterns], ...}`; whatever else it holds (`lr`, `weight_decay`) goes to the
@@ -45,7 +47,9 @@ def parameter_groups(module: nn.Module, groups: Sequence[Mapping[str, Any]], *, 
     return found
 
 
-def _matches(pattern: str, left: Mapping[str, nn.Parameter], known: Mapping[str, nn.Parameter], frozen: str) -> tuple[list[str], list[Diagnostic]]:
+def _matches(
+    pattern: str, left: Mapping[str, nn.Parameter], known: Mapping[str, nn.Parameter], frozen: str
+) -> tuple[list[str], list[Diagnostic]]:
     wanted = re.compile(_expression(pattern))
     matched = [n for n in known if wanted.fullmatch(n)]
     if not matched:

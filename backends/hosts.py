@@ -128,11 +128,13 @@ def _sites(pattern: str, known: Mapping[str, nn.Module]) -> list[str]:
 def _wrong(pattern: str, graft: Graft, known: Mapping[str, nn.Module]) -> list[Diagnostic]:
     problems = []
     if not _sites(pattern, known):
-        problems.append(Diagnostic("E0701", f"`{pattern}` matches no submodule of the host", help=nearest(pattern, known) or ("`named_modules` lists them",)))
+        help = nearest(pattern, known) or ("`named_modules` lists them",)
+        problems.append(Diagnostic("E0701", f"`{pattern}` matches no submodule of the host", help=help))
     if graft.tap is not None and graft.tap not in known:
         problems.append(Diagnostic("E0703", f"the host has no submodule `{graft.tap}` to tap", help=nearest(graft.tap, known)))
     if graft.how not in HOW:
-        problems.append(Diagnostic("E0706", f"`{pattern}`: there is no way `{graft.how}` to graft", help=nearest(graft.how, HOW) or (f"there are {', '.join(HOW)}",)))
+        help = nearest(graft.how, HOW) or (f"there are {', '.join(HOW)}",)
+        problems.append(Diagnostic("E0706", f"`{pattern}`: there is no way `{graft.how}` to graft", help=help))
     if isinstance(graft.brick, Graph) and (len(graft.brick.inputs), len(graft.brick.outputs)) != (1, 1):
         count = f"{len(graft.brick.inputs)} inputs and {len(graft.brick.outputs)} outputs"
         problems.append(Diagnostic("E0706", f"`{pattern}`: `{graft.brick.name}` has {count}, a graft has one of each"))
@@ -162,7 +164,8 @@ def _main(output: Any) -> torch.Tensor:
 def _input(join: _Join, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> torch.Tensor:
     if join.graft.tap is not None:
         if join.graft.tap not in join.tapped:
-            raise GraphirError(Diagnostic("E0703", f"`{join.path}` taps `{join.graft.tap}`, which has not run yet", help=("tap a site that comes before",)))
+            message = f"`{join.path}` taps `{join.graft.tap}`, which has not run yet"
+            raise GraphirError(Diagnostic("E0703", message, help=("tap a site that comes before",)))
         return join.tapped[join.graft.tap]
     found = next((v for v in (*inputs, *named.values()) if isinstance(v, torch.Tensor)), None)
     if found is None:
@@ -229,7 +232,8 @@ def host_tensor(spec: str) -> torch.Tensor:
     name, _, path = spec.removeprefix("host(").removesuffix(")").partition(",")
     found = HOSTS.get(name, {}).get(path)
     if found is None:
-        raise GraphirError(Diagnostic("E0707", f"a weight starts as `{path}` of the host `{name}`, which is not registered", help=nearest(name, HOSTS)))
+        message = f"a weight starts as `{path}` of the host `{name}`, which is not registered"
+        raise GraphirError(Diagnostic("E0707", message, help=nearest(name, HOSTS)))
     return found.detach().clone()
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from graphir.bricks.call import arguments, concrete
 from graphir.bricks.declare import REGISTRY, Declaration, Registry
+from graphir.bricks.decoding import for_steps, grown_nodes, of_any_length
 from graphir.ir.dims import evaluate
 from graphir.ir.graph import Graph, Node, Value
 from graphir.ir.scalar import runtime_names
@@ -85,6 +86,7 @@ class Interpreter:
         self.training = training
         self.registry = registry
         self.weights = {n: weights[n] if dtype is None else weights[n].to(dtype) for n in graph.weights}
+        self._decoders: dict[frozenset[str], tuple[Interpreter, Graph, Collection[Node]]] = {}
         self._told = providers(graph)
         self._bound, self._inputs, self._results, self._slots = _assign(graph, registry, self._told)
         self._plan = tuple(self._step(bound) for bound in self._bound)
@@ -127,10 +129,12 @@ class Interpreter:
         State belongs to call sites: it maps the path of each stateful node to its tensors. Raises GraphirError E0810 where a node
         sees later tokens, E0811 where the state is not one of this model.
         """
-        sizes = bind_inputs(self.graph, inputs)
-        grown = self._grown(whole)
-        _check_causal(grown)
-        old = state or {}
+        runner, checked, grown = self._decoding(frozenset(whole))
+        return runner._run_step(inputs, state or {}, bind_inputs(checked, inputs), grown)
+
+    def _run_step(
+        self, inputs: Mapping[str, torch.Tensor], old: State, sizes: dict[str, int], grown: Collection[Node]
+    ) -> tuple[dict[str, torch.Tensor], State]:
         strangers = sorted(old.keys() - {b.node.where.path for b in self._bound if b.declaration.state})
         if strangers:
             message = f"the state has an entry `{strangers[0]}`, but no such node of `{self.graph.name}` keeps state"
@@ -145,6 +149,17 @@ class Interpreter:
             else:
                 new[bound.node.where.path] = self._stateful(bound, slots, old.get(bound.node.where.path))
         return {name: slots[slot] for (name, _), slot in zip(self.graph.outputs, self._results)}, new
+
+    def _decoding(self, whole: frozenset[str]) -> tuple[Interpreter, Graph, Collection[Node]]:
+        """What runs steps, the graph that checks their inputs, the nodes that new tokens reach. Raises GraphirError E0810."""
+        if whole not in self._decoders:
+            graph = for_steps(self.graph, self.registry)
+            grown = grown_nodes(graph, whole, self.registry)
+            steps = tuple([name for name, _ in graph.inputs if name not in whole])
+            same = graph is self.graph
+            runner = self if same else Interpreter(graph, self.weights, self.dtype, self.training, self.registry, self.slots)
+            self._decoders[whole] = runner, of_any_length(graph, steps), grown
+        return self._decoders[whole]
 
     def _place(self, slots: list[Any], inputs: Mapping[str, torch.Tensor]) -> None:
         for (name, value), slot in zip(self.graph.inputs, self._inputs):
@@ -187,18 +202,6 @@ class Interpreter:
                     trace(record)
                 if fed and record.not_finite:
                     raise GraphirError(_not_finite(bound.node, record))
-
-    def _grown(self, whole: Collection[str]) -> dict[Node, tuple[Declaration, set[int]]]:
-        """The nodes that new tokens reach, with the places of the inputs through which they do."""
-        values = {value for name, value in self.graph.inputs if name not in whole}
-        found = {}
-        for bound in self._bound:
-            places = {place for place, value in enumerate(bound.node.inputs) if value in values}
-            # Without inputs of its own, a node (a free parameter) is the same at every step.
-            if places:
-                found[bound.node] = bound.declaration, places
-                values.update(bound.node.outputs)
-        return found
 
     def _stateful(self, bound: Bound, slots: list[Any], state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
         node, rule, sizes = bound.node, bound.declaration.state, slots[SIZES]
@@ -333,27 +336,6 @@ def _assign(
         )
         bound.append(Bound(node, declaration, reads, writes, drops, waiting, tells))
     return bound, inputs, [slot_of[v] for _, v in graph.results], count
-
-
-def _check_causal(grown: Mapping[Node, tuple[Declaration, set[int]]]) -> None:
-    """Raise GraphirError E0810 where a node mixes new tokens with later ones."""
-    blind = [n for n, (d, places) in grown.items() if not d.is_causal(n.attrs) and (not d.looks_at or places & _mixed(n, d))]
-    if blind:
-        raise GraphirError(
-            [
-                Diagnostic(
-                    "E0810", f"`{n.where.path}` cannot decode step by step: `{n.op}` sees later tokens", n.where.span,
-                    help=("set `causal = true`, or run the whole sequence",),
-                )
-                for n in blind
-            ]
-        )
-
-
-def _mixed(node: Node, declaration: Declaration) -> set[int]:
-    """The places of the inputs whose tokens a node mixes."""
-    ports = [p for p in declaration.port_names if p not in declaration.optional or p in node.attrs.get("given", ())]
-    return {place for place, port in enumerate(ports) if port in declaration.looks_at}
 
 
 def _by_keyword(body: Callable[..., Any], positional: Sequence[int], ports: Mapping[str, int], names: Sequence[str]) -> Callable[..., Any]:

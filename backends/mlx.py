@@ -7,7 +7,6 @@ them is never missed. The backward pass computes the part's forward once more, i
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -161,18 +160,4 @@ def _apart(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return out
 
 
-def accepts(node: Node) -> bool:
-    """Whether MLX has an implementation that takes what this node gives it."""
-    function = TABLE.get(node.op)
-    if function is None:
-        return False
-    declaration = declaration_of(node)
-    if any(rule.buffer for rule in declaration.weights):
-        return False
-    known = inspect.signature(function).parameters
-    static, waiting = split_attrs(declaration, node.attrs)
-    named = {*static, *waiting, *[role for role, _ in node.weights], *node.attrs.get("given", ())} - {"given"}
-    return named <= known.keys()
-
-
-__all__ = ["Border", "MLXPart", "Program", "accepts", "to_mlx", "to_torch"]
+__all__ = ["Border", "MLXPart", "Program", "to_mlx", "to_torch"]

@@ -225,7 +225,19 @@ def cumsum(x: Array, axis: int = 1) -> Array:
 
 @brick("pool")
 def pool(x: Array, op: str = "mean", axis: int = 1) -> Array:
+    if op in ("first", "last"):
+        return select(x, 0 if op == "first" else -1, axis)
     return _reduction(op, x, (axis,))
+
+
+@brick("arange")
+def arange(n: int) -> Array:
+    return mx.arange(n).astype(mx.int64)
+
+
+@brick("one_hot")
+def one_hot(x: Array, n: int) -> Array:
+    return (x[..., None] == mx.arange(n)).astype(mx.float32)
 
 
 # linear maps and norms

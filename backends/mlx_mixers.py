@@ -136,6 +136,25 @@ def depthwise_conv1d(x: Array, weight: Array, bias: Array | None = None, dilatio
     return y if bias is None else y + bias
 
 
+@brick("conv1d")
+def conv1d(
+    x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
+) -> Array:
+    """MLX has channels last."""
+    y = mx.conv1d(mx.swapaxes(x, 1, 2), mx.swapaxes(weight, 1, 2), stride, padding, dilation, groups)
+    return mx.swapaxes(y if bias is None else y + bias, 1, 2)
+
+
+@brick("conv2d")
+def conv2d(
+    x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
+    padding_width: int | None = None,
+) -> Array:
+    pads = (padding, padding if padding_width is None else padding_width)
+    y = mx.conv2d(mx.transpose(x, (0, 2, 3, 1)), mx.transpose(weight, (0, 2, 3, 1)), stride, pads, dilation, groups)
+    return mx.transpose(y if bias is None else y + bias, (0, 3, 1, 2))
+
+
 # recurrences
 
 
@@ -236,7 +255,9 @@ def mlstm(q: Array, k: Array, v: Array, i: Array, f: Array, form: str = "chunkwi
     return mx.concatenate(parts, 2).astype(narrow)
 
 
-def _mlstm_chunk(q: Array, k: Array, v: Array, i: Array, log_f: Array, memory: tuple[Array, ...], eps: float) -> tuple[Array, tuple[Array, ...]]:
+def _mlstm_chunk(
+    q: Array, k: Array, v: Array, i: Array, log_f: Array, memory: tuple[Array, ...], eps: float
+) -> tuple[Array, tuple[Array, ...]]:
     c, n, m = memory
     total = mx.cumsum(log_f, axis=-1)
     logits = mx.where(lower(q.shape[2]), total[..., None] - total[..., None, :] + i[..., None, :], -mx.inf)
@@ -270,7 +291,11 @@ def _scaled(q: Array, scale: float | None) -> Array:
     return q * (q.shape[-1] ** -0.5 if scale is None else scale)
 
 
-FEATURES: dict[str, Callable[[Array], Array]] = {"elu": lambda x: elu(x) + 1.0, "relu": lambda x: mx.maximum(x, 0.0), "identity": lambda x: x}
+FEATURES: dict[str, Callable[[Array], Array]] = {
+    "elu": lambda x: elu(x) + 1.0,
+    "relu": lambda x: mx.maximum(x, 0.0),
+    "identity": lambda x: x,
+}
 
 
 @brick("linear_attention")
@@ -295,6 +320,23 @@ def retention(q: Array, k: Array, v: Array, scale: float | None = None, chunk: i
 @brick("decayed_attention")
 def decayed_attention(q: Array, k: Array, v: Array, g: Array, scale: float | None = None, chunk: int = 64) -> Array:
     return _scalar_decay(wide(_scaled(q, scale)), wide(k), wide(v), wide(g), chunk).astype(v.dtype)
+
+
+@brick("gla")
+def gla(q: Array, k: Array, v: Array, g: Array, scale: float | None = None, chunk: int = 16) -> Array:
+    narrow = v.dtype
+    q, k, v, g = (wide(t) for t in (_scaled(q, scale), k, v, g))
+    parts, memory = [v[:, :, :0]], mx.zeros((*q.shape[:2], q.shape[3], v.shape[3]), dtype=q.dtype)
+    for at in windows(q.shape[2], chunk):
+        qs, ks, vs = q[:, :, at], k[:, :, at], v[:, :, at]
+        total = mx.cumsum(g[:, :, at], axis=2)
+        seen = lower(total.shape[2])[..., None]
+        between = mx.exp(mx.where(seen, total[:, :, :, None] - total[:, :, None], -mx.inf))
+        scores = mx.sum(qs[:, :, :, None] * ks[:, :, None] * between, axis=-1)
+        parts.append(scores @ vs + (qs * mx.exp(total)) @ memory)
+        last = total[:, :, -1:]
+        memory = mx.exp(mx.swapaxes(last, -1, -2)) * memory + mx.swapaxes(ks * mx.exp(last - total), -1, -2) @ vs
+    return mx.concatenate(parts, 2).astype(narrow)
 
 
 # state space models

@@ -17,7 +17,8 @@ from graphir.ir.graph import Weight
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 LIKE = "_like"
-_OWN = {"graphir", "input_names", "output_names", "mode", LIKE, "", *keyword.kwlist}
+DECODING = "_decoding"
+_OWN = {"graphir", "input_names", "output_names", "mode", "like", "start", LIKE, DECODING, "", *keyword.kwlist}
 _TAKEN = frozenset(n.rstrip("_") for n in [*dir(fx.GraphModule), *vars(fx.GraphModule(nn.Module(), fx.Graph())), *_OWN])
 # Generated code may call builtins; these it never calls, and they are good names for inputs.
 _HARMLESS = {"input", "id", "filter", "map", "format", "object", "hash"}

@@ -20,6 +20,8 @@ from graphir.ir.graph import Graph, Node, Value, Weight
 from graphir.ir.scalar import runtime_names
 from graphir.ir.types import Type
 from graphir.lang.diagnostic import Diagnostic, GraphirError
+from graphir.passes.partition import HOME, Piece, partition
+from graphir.passes.rewrite import common_scope
 
 from .base import axis_that_gives, declaration_of, providers, untold
 
@@ -30,7 +32,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_]{1,64}\Z", re.ASCII)
 
 @dataclass(eq=False)
 class Part:
-    """A block: a scope with code of its own. `reads` tells, for a node's runtime names, the value whose shape gives each."""
+    """A block: a scope with code of its own, or (`backend` is not empty) what another backend runs at a time, which owns no weights."""
 
     path: str
     frame: str
@@ -45,6 +47,7 @@ class Part:
     owned: list[tuple[str, Weight]] = field(default_factory=list)
     contents: list[Part | tuple[str, Weight]] = field(default_factory=list)
     kind: int = -1
+    backend: str = ""
 
     @property
     def prefix(self) -> str:
@@ -88,8 +91,11 @@ class Plan:
         return tuple([self.origin.get(v, v) for v in node.inputs])
 
 
-def plan(graph: Graph, registry: Registry = REGISTRY) -> Plan:
-    """Arrange a graph in blocks. Raises GraphirError E0805 for names that cannot be those of modules."""
+def plan(graph: Graph, registry: Registry = REGISTRY, cut: bool = False) -> Plan:
+    """Arrange a graph in blocks; with `cut`, what other backends than fx run becomes blocks of its own.
+
+    Raises GraphirError E0805 for names that cannot be those of modules.
+    """
     check_names(graph)
     origin = _wires(graph, registry)
     result = Plan(graph, Part("", graph.name, None, 0), [], origin, {}, registry)
@@ -98,7 +104,8 @@ def plan(graph: Graph, registry: Registry = REGISTRY) -> Plan:
     _check_told(graph, waiting, told)
     live = _live(graph, origin, {told[n] for names in waiting.values() for n in names})
     waiting = {node: waiting[node] for node in live if node in waiting}
-    homes = _grow(result, live)
+    pieces = _pieces(graph, waiting, told) if cut else ()
+    homes = _grow(result, live, pieces)
     order = {node: place for place, node in enumerate(live)}
     extra = {node: [told[n] for n in names] for node, names in waiting.items()}
     for part in _top_down(result.root):
@@ -167,10 +174,21 @@ def _check_told(graph: Graph, waiting: dict[Node, list[str]], told: dict[str, Va
                 raise untold(node, name)
 
 
-def _grow(result: Plan, live: Sequence[Node]) -> dict[Node, Part]:
+def _pieces(graph: Graph, waiting: dict[Node, list[str]], told: dict[str, Value]) -> tuple[Piece, ...]:
+    """What other backends than fx run."""
+    if all(node.where.backend in (None, HOME) for node in graph.nodes):
+        return ()
+    needs = {node: [told[n] for n in names] for node, names in waiting.items()}
+    return tuple([piece for piece in partition(graph, needs) if piece.backend != HOME])
+
+
+def _grow(result: Plan, live: Sequence[Node], pieces: Sequence[Piece] = ()) -> dict[Node, Part]:
     homes: dict[Node, Part] = {}
     scopes: dict[str, Part] = {"": result.root}
+    _grow_pieces(result, live, pieces, scopes, homes)
     for node in live:
+        if node in homes:
+            continue
         scope = node.where.path.rpartition(".")[0]
         part = scopes.get(scope)
         if part is None:
@@ -178,6 +196,37 @@ def _grow(result: Plan, live: Sequence[Node]) -> dict[Node, Part]:
         part.nodes.append(node)
         homes[node] = part
     return homes
+
+
+def _grow_pieces(result: Plan, live: Sequence[Node], pieces: Sequence[Piece], scopes: dict[str, Part], homes: dict[Node, Part]) -> None:
+    """A part for each piece, in the innermost scope that holds all of it."""
+    if not pieces:
+        return
+    alive = set(live)
+    taken = {*result.graph.weights, *(node.where.path for node in live)}
+    taken |= {name[:at] for name in taken for at, c in enumerate(name) if c == "."}
+    for piece in pieces:
+        nodes = [node for node in piece.nodes if node in alive]
+        if not nodes:
+            continue
+        scope, frames = _shared_scope(nodes)
+        above = scopes.get(scope) or _scope(result.root, scopes, scope, frames)
+        path = base = f"{above.prefix}{piece.backend}"
+        count = 0
+        while path in taken:
+            count += 1
+            path = f"{base}_{count}"
+        taken.add(path)
+        part = Part(path, piece.backend, above, above.depth + 1, nodes=nodes, backend=piece.backend)
+        above.parts.append(part)
+        homes.update(dict.fromkeys(nodes, part))
+
+
+def _shared_scope(nodes: Sequence[Node]) -> tuple[str, tuple[str, ...]]:
+    scope = tuple(nodes[0].where.path.split(".")[:-1])
+    for node in nodes[1:]:
+        scope = common_scope(".".join((*scope, "")), node.where.path)
+    return ".".join(scope), nodes[0].where.frames[: len(scope)]
 
 
 def _scope(root: Part, scopes: dict[str, Part], scope: str, frames: tuple[str, ...]) -> Part:
@@ -253,8 +302,8 @@ def _ordered(before: dict[Item, dict[Item, None]], first: dict[Item, int]) -> tu
 
 def _dissolve(part: Part, stuck: list[Item]) -> None:
     """Merge the smallest half of the child parts that a loop runs through into their parent."""
-    assert any(isinstance(i, Part) for i in stuck), "the nodes of a graph are in topological order"
-    children = sorted((i for i in stuck if isinstance(i, Part)), key=lambda p: (len(_all_nodes(p)), p.path))
+    assert any(isinstance(i, Part) and not i.backend for i in stuck), "the nodes and the pieces of a graph are in topological order"
+    children = sorted((i for i in stuck if isinstance(i, Part) and not i.backend), key=lambda p: (len(_all_nodes(p)), p.path))
     for child in children[: (len(children) + 1) // 2]:
         part.parts.remove(child)
         part.nodes += child.nodes
@@ -385,7 +434,7 @@ def _structure(part: Part, result: Plan) -> Any:
     if not any(item in result.sizes for item in part.items):
         types = _unnamed(types)
     owned = tuple([(n, w.shape, w.frozen, w.buffer) for n, w in part.owned])
-    return part.parent is None, part.frame, types, tuple(items), tuple([numbers[v] for v in part.outputs]), owned
+    return part.parent is None, part.frame, part.backend, types, tuple(items), tuple([numbers[v] for v in part.outputs]), owned
 
 
 def _unnamed(types: tuple[Type, ...]) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from graphir.passes.report import Report
 from graphir.passes.rewrite import Rule, rewrite
 
 from .mlx_lazy import need_mlx
+from .mlx_table import accepts
 
 HOME = "fx"
 
@@ -50,8 +51,6 @@ def _why_not(node: Node, decode: bool) -> str | None:
         return "slots are filled in fx modules"
     if backend != "mlx":
         return None
-    from .mlx import accepts
-
     return None if accepts(node) else f"`{node.op}` has no implementation in MLX"
 
 
@@ -70,8 +69,6 @@ def _notes(reasons: dict[Node, str], strict: bool) -> list[Diagnostic]:
 
 def _taken_apart(graph: Graph) -> Graph:
     """Joins, filters and stitches that MLX lacks as the primitives that they stand for."""
-    from .mlx import accepts
-
     wanted = {node.op for node in graph.nodes if node.where.backend == "mlx" and not accepts(node)} & (RULES.keys() - {"fork"})
     if not wanted:
         return graph

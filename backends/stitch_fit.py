@@ -42,8 +42,9 @@ def fit_stitches(graph: Graph, weights: Tensors, inputs: Tensors, targets: Tenso
     path that is no stitch and for a target of the wrong shape.
     """
     stitches = {n.where.path: n for n in graph.nodes if n.op == "stitch"}
+    all_of_them = (f"it has {', '.join(stitches) or 'none'}",)
     unknown = [
-        Diagnostic("E0708", f"`{path}` is no stitch of `{graph.name}`", help=nearest(path, stitches) or (f"there are {', '.join(stitches) or 'none'}",))
+        Diagnostic("E0708", f"`{path}` is no stitch of `{graph.name}`", help=nearest(path, stitches) or all_of_them)
         for path in targets if path not in stitches
     ]
     if unknown:
@@ -59,22 +60,23 @@ def fit_stitches(graph: Graph, weights: Tensors, inputs: Tensors, targets: Tenso
 
 def _fit(graph: Graph, nodes: Sequence[Node], weights: dict[str, torch.Tensor], inputs: Tensors, targets: Tensors) -> Fit:
     """Fit one set of weights, in place."""
-    sources = _values(graph, nodes, weights, inputs)
+    form, sources = nodes[0].attrs["form"], _values(graph, nodes, weights, inputs)
     x, y = [], []
     for node, source in zip(nodes, sources):
         target = targets[node.where.path]
         wanted = (*source.shape[:-1], node.attrs["out"])
         if tuple(target.shape) != wanted:
-            raise GraphirError(Diagnostic("E0708", f"the target of `{node.where.path}` is {list(target.shape)}, not {list(wanted)}", node.where.span))
+            message = f"the target of `{node.where.path}` is {list(target.shape)}, not {list(wanted)}"
+            raise GraphirError(Diagnostic("E0708", message, node.where.span))
         x.append(source.flatten(0, -2))
         y.append(target.double().flatten(0, -2))
     rows, wanted_rows = torch.cat(x), torch.cat(y)
     roles = {role: weights[name].double() for role, name in nodes[0].weights}
-    before = _residual(roles, nodes[0].attrs["form"], rows, wanted_rows)
-    new = _FORMS[nodes[0].attrs["form"]](roles, rows, wanted_rows)
+    before = _residual(roles, form, rows, wanted_rows)
+    new = _FORMS[form](roles, rows, wanted_rows)
     for role, name in nodes[0].weights:
         weights[name] = new[role].to(weights[name].dtype)
-    return Fit(nodes[0].where.path, len(rows), before, _residual(new, nodes[0].attrs["form"], rows, wanted_rows))
+    return Fit(nodes[0].where.path, len(rows), before, _residual(new, form, rows, wanted_rows))
 
 
 def _values(graph: Graph, nodes: Sequence[Node], weights: Tensors, inputs: Tensors) -> list[torch.Tensor]:
@@ -132,22 +134,30 @@ def activations(graph: Graph, weights: Tensors, inputs: Tensors, paths: Sequence
         below = [n for n in graph.nodes if n.where.path == path or n.where.path.startswith(path + ".")]
         if not below:
             known = [n.where.path for n in graph.nodes]
-            raise GraphirError(Diagnostic("E0701", f"`{path}` is no place of `{graph.name}`", help=nearest(path, known) or ("`graphir summary` lists them",)))
+            help = nearest(path, known) or ("`graphir summary` lists them",)
+            raise GraphirError(Diagnostic("E0701", f"`{path}` is no place of `{graph.name}`", help=help))
         found[path] = below[-1].outputs[0]
     with torch.no_grad():
         return dict(Interpreter(graph.with_(outputs=tuple(found.items()), aux=()), weights, torch.float64).run(inputs))
 
 
 def load_without_stitches(path: str | os.PathLike[str], graph: Graph, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A model's weights from a safetensors file that may lack those of its stitches, which start from the seed. Raises GraphirError E0801, E0802."""
-    found = read_tensors(path)
+    """A model's weights from a safetensors file that may lack those of its stitches, which start from the seed.
+
+    Raises GraphirError E0801 with everything that does not fit, E0802 for what is no safetensors file.
+    """
+    found, where = read_tensors(path), os.fspath(path)
     stitches = {name for n in graph.nodes if n.op == "stitch" for _, name in n.weights}
-    problems = [Diagnostic("E0801", f"weight `{n}` {list(w.shape)} is not in `{os.fspath(path)}`", help=nearest(n, found))
-                for n, w in graph.weights.items() if n not in found and n not in stitches]
-    problems += [Diagnostic("E0801", f"weight `{n}` is {list(found[n].shape)} in `{os.fspath(path)}`, not {list(w.shape)}")
-                 for n, w in graph.weights.items() if n in found and tuple(found[n].shape) != w.shape]
-    problems += [Diagnostic("E0801", f"`{os.fspath(path)}` holds `{n}`, which is no weight of `{graph.name}`", help=nearest(n, graph.weights))
-                 for n in found if n not in graph.weights]
+    problems = []
+    for name, weight in graph.weights.items():
+        if name not in found and name not in stitches:
+            problems.append(Diagnostic("E0801", f"weight `{name}` {list(weight.shape)} is not in `{where}`", help=nearest(name, found)))
+        elif name in found and tuple(found[name].shape) != weight.shape:
+            problems.append(Diagnostic("E0801", f"weight `{name}` is {list(found[name].shape)} in `{where}`, not {list(weight.shape)}"))
+    for name in found:
+        if name not in graph.weights:
+            message = f"`{where}` holds `{name}`, which is no weight of `{graph.name}`"
+            problems.append(Diagnostic("E0801", message, help=nearest(name, graph.weights)))
     if problems:
         raise GraphirError(problems)
     fresh = initialise(graph.with_(weights={n: w for n, w in graph.weights.items() if n not in found}), seed)

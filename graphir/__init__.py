@@ -9,9 +9,16 @@ The names below are the stable interface; everything else may move.
 from __future__ import annotations
 
 from importlib import import_module
+from os import path as _path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# In a checkout `passes` and `backends` lie beside this folder; installed, they lie in it. Python started in the root of a checkout
+# finds this folder first, whatever is installed, and has to find them too.
+_CHECKOUT = _path.dirname(_path.dirname(_path.abspath(__file__)))
+if _path.isfile(_path.join(_CHECKOUT, "passes", "catalogue.py")) and _path.isfile(_path.join(_CHECKOUT, "pyproject.toml")):
+    __path__.append(_CHECKOUT)
 
 if TYPE_CHECKING:
     from .api import check, compile, interpret, load, open, total_loss

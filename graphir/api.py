@@ -76,7 +76,8 @@ def optimise(graph: Graph, passes: str | None = None, mode: str = "train", watch
 
 def compile(
     graph: Graph | str | os.PathLike[str], target: str = "cpu", mode: str = "train", *, passes: str | None = None,
-    weights: Mapping[str, torch.Tensor] | str | os.PathLike[str] | None = None, seed: int = 0, inductor: bool = False, dispatch: str = "auto", **params: Any,
+    weights: Mapping[str, torch.Tensor] | str | os.PathLike[str] | None = None, seed: int = 0, inductor: bool = False, dispatch: str = "auto",
+    strict: bool = False, **params: Any,
 ) -> torch.nn.Module:
     """A `torch.nn.Module` that runs the graph: an fx GraphModule whose `forward` takes the model's inputs by name and in order.
 
@@ -85,6 +86,8 @@ def compile(
     `weights`: tensors by path, or a safetensors file; without them weights are initialised from `seed`.
     `dispatch`: how filters run branches on the tokens that chose them: `auto` (where that is faster), `dense`, `sorted` or `static`;
     under `torch.func.vmap`, which has no lengths that depend on data, take `dense` or `static`.
+    Parts that the program puts `on` a backend run there; a brick that its backend cannot run goes to fx with a warning, or with
+    `strict` is an error.
     Raises GraphirError for what the user got wrong and EnvironmentProblem for what the machine lacks.
     """
     if not isinstance(graph, Graph):
@@ -92,18 +95,18 @@ def compile(
     elif params:
         raise GraphirError(Diagnostic("E0408", f"a graph has its parameters already: {', '.join(params)}", help=("pass them to graphir.load",)))
     recipes: list[Any] = []
-    return build(graph, optimise(graph, passes, mode, recipes=recipes), recipes, target, mode, weights, seed, inductor, dispatch)
+    return build(graph, optimise(graph, passes, mode, recipes=recipes), recipes, target, mode, weights, seed, inductor, dispatch, strict)
 
 
 def build(
     graph: Graph, final: Graph, recipes: Sequence[Any], target: str, mode: str, weights: Any = None, seed: int = 0, inductor: bool = False,
-    dispatch: str = "auto",
+    dispatch: str = "auto", strict: bool = False,
 ) -> torch.nn.Module:
     """The module of an optimised graph, its weights read or initialised for the graph as loaded and carried through the passes' recipes."""
     from .backends.base import compile_module, need_device
 
     need_device(target)
-    return compile_module(final, target, mode, tensors(graph, final, recipes, weights, seed), seed, inductor=inductor, dispatch=dispatch)
+    return compile_module(final, target, mode, tensors(graph, final, recipes, weights, seed), seed, inductor=inductor, dispatch=dispatch, strict=strict)
 
 
 def tensors(graph: Graph, final: Graph, recipes: Sequence[Any], weights: Any = None, seed: int = 0) -> Mapping[str, torch.Tensor]:

@@ -49,6 +49,7 @@ class Rewriter:
         self._lifted: dict[Node, tuple[str, ...]] = {}
         self._underway: list[str] = []
         self._skipped: int | None = None
+        self._as_is = not rules and not merge
         self._paths: set[str] | None = None
 
     def final(self, value: Value) -> Value:
@@ -102,7 +103,13 @@ class Rewriter:
 
     def keep(self, node: Node) -> None:
         """Take a node of the old graph over, on the final inputs."""
-        old, new = node.outputs, self.offer(self.carried(node))
+        old = node.outputs
+        if not self._as_is:
+            new = self.offer(self.carried(node))
+        else:
+            carried = node if self.moved.keys().isdisjoint(node.inputs) else self.carried(node)
+            self.nodes.append(carried)
+            new = carried.outputs
         if new is old:
             return
         if len(old) == len(new) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 import graphir
@@ -21,12 +22,11 @@ def model(body: str, ports: str = "x: float[B, T, 8]", result: str = "float[B, T
 
 def problem(body: str, **options: Any) -> Diagnostic:
     """The one diagnostic of a model that is wrong."""
-    try:
+    with pytest.raises(GraphirError) as failed:
         model(body, **options)
-    except GraphirError as e:
-        assert len(e.diagnostics) == 1, [str(d) for d in e.diagnostics]
-        return e.diagnostics[0]
-    raise AssertionError("nothing was wrong")
+    found = failed.value.diagnostics
+    assert len(found) == 1, [str(d) for d in found]
+    return found[0]
 
 
 def random_weights(graph: Graph, seed: int = 0) -> dict[str, torch.Tensor]:

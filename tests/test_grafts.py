@@ -17,7 +17,9 @@ from graphir.lang.diagnostic import GraphirError
 
 X = tokens()
 HOST = "model Host(x: float[B, T, 8]) -> float[B, T, 8] { return x -> ([Layer(linear(8), MLP(16))] * 4) -> linear(8) as head }"
-ADAPTER = 'block Adapter(start = "zeros")(x: [*S, d]) -> [*S, d] { return x -> rmsnorm -> linear(3) as down -> silu -> linear(d, init = start) as up }'
+ADAPTER = """
+block Adapter(start = "zeros")(x: [*S, d]) -> [*S, d] { return x -> rmsnorm -> linear(3) as down -> silu -> linear(d, init = start) as up }
+"""
 
 
 def grafted(*edits, host="Host", rest=""):
@@ -45,7 +47,10 @@ def with_host(graph, weights):
 
 
 def test_a_zero_initialised_additive_graft_leaves_the_host_to_the_bit():
-    graph = grafted("layers[1..3].mlp: fork { base: frozen(site)  new: Adapter } -> add", "layers[0].mixer: fork { base: site  new: Adapter } -> add(alpha = 0.5)")
+    graph = grafted(
+        "layers[1..3].mlp: fork { base: frozen(site)  new: Adapter } -> add",
+        "layers[0].mixer: fork { base: site  new: Adapter } -> add(alpha = 0.5)",
+    )
     weights, host = host_weights(graph)
     assert set(host.weights) <= set(graph.weights), "the host's weights have the paths of the host"
     assert len([n for n in graph.weights if n not in host.weights]) == 3 * 5
@@ -69,12 +74,15 @@ def site(w, x, layer=2):
     return F.linear(F.gelu(F.linear(x, w[f"{at}.up.weight"], w[f"{at}.up.bias"])), w[f"{at}.down.weight"], w[f"{at}.down.bias"])
 
 
-@pytest.mark.parametrize(("edit", "joined"), [
-    ("fork { base: site  new: linear(8) as new } -> add(alpha = 0.5)", lambda h, n: h + 0.5 * n),
-    ("fork { base: site  new: linear(8) as new } -> gate", lambda h, n: h * torch.sigmoid(n)),
-    ("linear(8) as new", lambda h, n: n),
-    ("fork { base: site  new: linear(8) as new } -> concat -> linear(8) as merged", lambda h, n: torch.cat([h, n], -1)),
-])
+@pytest.mark.parametrize(
+    ("edit", "joined"),
+    [
+        ("fork { base: site  new: linear(8) as new } -> add(alpha = 0.5)", lambda h, n: h + 0.5 * n),
+        ("fork { base: site  new: linear(8) as new } -> gate", lambda h, n: h * torch.sigmoid(n)),
+        ("linear(8) as new", lambda h, n: n),
+        ("fork { base: site  new: linear(8) as new } -> concat -> linear(8) as merged", lambda h, n: torch.cat([h, n], -1)),
+    ],
+)
 def test_ways_to_inject(edit, joined):
     graph = grafted(f"layers[2].mlp: {edit}")
     w = random_weights(graph)
@@ -206,7 +214,9 @@ def old():
 
 
 def adapter(start="zeros", out=8):
-    return graphir.load(f'model A(x: float[B, T, 8]) -> float[B, T, {out}] {{ return x -> rmsnorm -> linear(3) -> silu -> linear({out}, init = "{start}") as up }}')
+    return graphir.load(
+        f'model A(x: float[B, T, 8]) -> float[B, T, {out}] {{ return x -> rmsnorm -> linear(3) -> linear({out}, init = "{start}") as up }}'
+    )
 
 
 def test_zero_grafts_leave_a_module_to_the_bit(old):
@@ -246,9 +256,14 @@ def test_a_frozen_host_does_not_train_and_the_original_still_does(old):
     assert failed.value.diagnostics[0].code == "E0705"
 
 
-@pytest.mark.parametrize(("how", "joined"), [
-    ("add", lambda h, n: h + 0.5 * n), ("gate", lambda h, n: h * torch.sigmoid(n)), ("replace", lambda h, n: n),
-])
+@pytest.mark.parametrize(
+    ("how", "joined"),
+    [
+        ("add", lambda h, n: h + 0.5 * n),
+        ("gate", lambda h, n: h * torch.sigmoid(n)),
+        ("replace", lambda h, n: n),
+    ],
+)
 def test_ways_to_inject_into_a_module(old, how, joined):
     new = nn.Linear(8, 8)
     grown = graphir.graft_module(old, {"layers.1.mlp": graphir.Graft(new, how, 0.5)})
@@ -300,11 +315,16 @@ def test_graphir_modules_are_hosts_too():
     assert not torch.equal(moved(x), host(x))
 
 
-@pytest.mark.parametrize(("grafts", "code"), [
-    ({"layers.7.mlp": nn.Identity()}, "E0701"), ({"layers.1.mpl": nn.Identity()}, "E0701"), ({"head": graphir.Graft(nn.Identity(), "plus")}, "E0706"),
-    ({"head": graphir.Graft(nn.Identity(), tap="heed")}, "E0703"),
-    ({"head": graphir.load("model A(x: float[B], y: float[B]) -> float[B] { return x + y }")}, "E0706"),
-])
+@pytest.mark.parametrize(
+    ("grafts", "code"),
+    [
+        ({"layers.7.mlp": nn.Identity()}, "E0701"),
+        ({"layers.1.mpl": nn.Identity()}, "E0701"),
+        ({"head": graphir.Graft(nn.Identity(), "plus")}, "E0706"),
+        ({"head": graphir.Graft(nn.Identity(), tap="heed")}, "E0703"),
+        ({"head": graphir.load("model A(x: float[B], y: float[B]) -> float[B] { return x + y }")}, "E0706"),
+    ],
+)
 def test_grafts_that_do_not_fit(old, grafts, code):
     with pytest.raises(GraphirError) as failed:
         graphir.graft_module(old, grafts)
@@ -334,7 +354,10 @@ def old_host(old):
 def test_a_module_is_a_brick_with_its_weights_at_its_paths(old_host):
     graph = model("x -> old_host -> linear(8)")
     assert {n.removeprefix("old_host.") for n in graph.weights if n.startswith("old_host.")} == {
-        *dict(old_host.named_parameters()), "batch.running_mean", "batch.running_var"}
+        *dict(old_host.named_parameters()),
+        "batch.running_mean",
+        "batch.running_var",
+    }
     assert graph.weights["old_host.head.weight"].frozen
     assert graph.weights["old_host.batch.running_mean"].buffer
     alone = model("x -> old_host")
@@ -365,7 +388,11 @@ def test_a_module_trains_inside_a_program_and_stays_as_it_was_outside(old_host):
 
 
 def test_a_host_cannot_take_a_name_or_bad_ports(old):
-    for name, ports, code in [("linear", "(x: [*S]) -> [*S]", "E0308"), ("SwiGLU", "(x: [*S]) -> [*S]", "E0308"), ("a b", "(x: [*S]) -> [*S]", "E0308")]:
+    for name, ports, code in [
+        ("linear", "(x: [*S]) -> [*S]", "E0308"),
+        ("SwiGLU", "(x: [*S]) -> [*S]", "E0308"),
+        ("a b", "(x: [*S]) -> [*S]", "E0308"),
+    ]:
         with pytest.raises(GraphirError) as failed:
             graphir.register_host(name, old, ports)
         assert failed.value.diagnostics[0].code == code

@@ -7,7 +7,7 @@ import torch
 from models import initial, model, problem, run, tokens
 
 import graphir
-from graphir.backends.weights import MAKERS, initialise
+from graphir.backends.weights import MAKERS
 from graphir.bricks.inits import TAKES, check_init, read_init
 from graphir.bricks.signature import Misfit
 from graphir.lang.diagnostic import GraphirError
@@ -26,11 +26,17 @@ def test_the_words_that_checking_knows_are_those_that_can_be_made():
     assert set(TAKES) == set(MAKERS)
 
 
-@pytest.mark.parametrize(("word", "wanted"), [
-    ("zeros", lambda w: not w.any()), ("identity", lambda w: torch.equal(w, torch.eye(8).double())),
-    ("orthogonal", lambda w: torch.allclose(w @ w.T, torch.eye(8).double(), atol=1e-5)),
-    ("small", lambda w: 0 < w.abs().max() < 0.05), ("normal(0.5)", lambda w: 0.3 < w.std() < 0.7), ("ones", lambda w: (w == 1).all()),
-])
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("zeros", lambda w: not w.any()),
+        ("identity", lambda w: torch.equal(w, torch.eye(8).double())),
+        ("orthogonal", lambda w: torch.allclose(w @ w.T, torch.eye(8).double(), atol=1e-5)),
+        ("small", lambda w: 0 < w.abs().max() < 0.05),
+        ("normal(0.5)", lambda w: 0.3 < w.std() < 0.7),
+        ("ones", lambda w: (w == 1).all()),
+    ],
+)
 def test_words_on_any_brick(word, wanted):
     w = initial(model(f'x -> linear(8, init = "{word}")'))
     assert wanted(w["linear.weight"])
@@ -41,18 +47,32 @@ def test_a_number_is_a_constant():
     assert inits("x -> linear(8, init = 0.25)")["linear.weight"] == "constant(0.25)"
 
 
-@pytest.mark.parametrize(("brick", "weight"), [
-    ('depthwise_conv1d(3, init = "zeros")', "depthwise_conv1d.weight"), ('rmsnorm(init = "zeros")', "rmsnorm.weight"), ('gain(init = "zeros")', "gain.weight"),
-    ('stitch(8, init = "zeros")', "stitch.weight"), ('headwise_linear(2, init = "zeros")', "headwise_linear.weight"),
-])
+@pytest.mark.parametrize(
+    ("brick", "weight"),
+    [
+        ('depthwise_conv1d(3, init = "zeros")', "depthwise_conv1d.weight"),
+        ('rmsnorm(init = "zeros")', "rmsnorm.weight"),
+        ('gain(init = "zeros")', "gain.weight"),
+        ('stitch(8, init = "zeros")', "stitch.weight"),
+        ('headwise_linear(2, init = "zeros")', "headwise_linear.weight"),
+    ],
+)
 def test_every_brick_with_weights_takes_one(brick, weight):
     assert inits(f"x -> {brick}")[weight] == "zeros"
 
 
-@pytest.mark.parametrize(("brick", "help"), [
-    ('linear(8, init = "zero")', "zeros"), ('gain("onez")', "ones"), ('linear(8, init = "hee")', "he"),
-    ('linear(8, init = "normal(0.1, 2)")', ""), ("linear(8, init = true)", ""), ('linear(8, init = "he * x")', ""), ('with_init(MLP, "zerros")', "zeros"),
-])
+@pytest.mark.parametrize(
+    ("brick", "help"),
+    [
+        ('linear(8, init = "zero")', "zeros"),
+        ('gain("onez")', "ones"),
+        ('linear(8, init = "hee")', "he"),
+        ('linear(8, init = "normal(0.1, 2)")', ""),
+        ("linear(8, init = true)", ""),
+        ('linear(8, init = "he * x")', ""),
+        ('with_init(MLP, "zerros")', "zeros"),
+    ],
+)
 def test_unknown_words_are_told_where_they_stand_before_anything_is_made(brick, help):
     found = problem(f"x -> {brick}")
     assert found.code == "E0404"
@@ -118,7 +138,9 @@ def test_with_init_of_the_last_matrix_starts_silent_and_still_learns():
     everything = model('x -> residual(with_init(rmsnorm -> MLP, "zeros"))')
     w = {n: t.requires_grad_() for n, t in initial(everything).items()}
     run(everything, w, X, training=True).square().sum().backward()
-    assert not any(w[n].grad.any() for n in w if n.endswith(("up.weight", "down.weight"))), "all matrices at zero never move: why `last` is there"
+    assert not any(w[n].grad.any() for n in w if n.endswith(("up.weight", "down.weight"))), (
+        "all matrices at zero never move: why `last` is there"
+    )
 
 
 def test_what_stands_nearer_to_the_weight_wins():
@@ -134,15 +156,24 @@ def test_with_init_by_name_and_factor():
 
 
 def test_repeats_inside_and_outside_of_with_init_are_kept_apart():
-    found = inits('x -> ([MLP] * 2) as a -> with_init([MLP] * 2, "zeros", weights = "last") as b -> with_init([MLP] * 3, "zeros", weights = "last") as c -> [MLP] as d')
+    found = inits(
+        'x -> ([MLP] * 2) as a -> with_init([MLP] * 2, "zeros", weights = "last") as b'
+        ' -> with_init([MLP] * 3, "zeros", weights = "last") as c -> [MLP] as d'
+    )
     silent = [n for n, init in found.items() if init == "zeros" and n.endswith("weight")]
     assert silent == ["b.1.down.weight", "c.2.down.weight"]
 
 
-@pytest.mark.parametrize(("form", "code"), [
-    ("with_init(MLP)", "E0303"), ('with_init("zeros")', "E0306"), ('with_init(MLP, "zeros", weights = "some")', "E0404"),
-    ('with_init(MLP, "zeros", names = "up")', "E0404"), ('with_init(MLP, factor = "half")', "E0404"),
-])
+@pytest.mark.parametrize(
+    ("form", "code"),
+    [
+        ("with_init(MLP)", "E0303"),
+        ('with_init("zeros")', "E0306"),
+        ('with_init(MLP, "zeros", weights = "some")', "E0404"),
+        ('with_init(MLP, "zeros", names = "up")', "E0404"),
+        ('with_init(MLP, factor = "half")', "E0404"),
+    ],
+)
 def test_with_init_refuses(form, code):
     assert problem(f"x -> {form}").code == code
 
@@ -150,7 +181,7 @@ def test_with_init_refuses(form, code):
 # frozen weights and parameter groups
 
 
-def net(body='frozen(linear(8) as a) -> ([residual(rmsnorm -> MLP(16))] * 3) -> linear(8) as head'):
+def net(body="frozen(linear(8) as a) -> ([residual(rmsnorm -> MLP(16))] * 3) -> linear(8) as head"):
     return graphir.compile(model(f"x -> {body}"))
 
 
@@ -171,9 +202,15 @@ def test_frozen_weights_do_not_move():
 
 def test_groups_by_pattern():
     module = net()
-    groups = graphir.parameter_groups(module, [
-        {"match": "layers.0.**", "lr": 1e-4}, {"match": ["**.bias", "layers.*.f.rmsnorm.*"], "weight_decay": 0.0},
-    ], frozen="skip", lr=1e-3)
+    groups = graphir.parameter_groups(
+        module,
+        [
+            {"match": "layers.0.**", "lr": 1e-4},
+            {"match": ["**.bias", "layers.*.f.rmsnorm.*"], "weight_decay": 0.0},
+        ],
+        frozen="skip",
+        lr=1e-3,
+    )
     first, second, rest = (names(module, g) for g in groups)
     assert first == [n for n in before(module) if n.startswith("layers.0.")]
     assert set(second) == {n for n in before(module) if not n.startswith(("layers.0.", "a.")) and (n.endswith("bias") or "rmsnorm" in n)}
@@ -188,11 +225,18 @@ def before(module):
     return [n for n, _ in module.named_parameters()]
 
 
-@pytest.mark.parametrize(("groups", "code", "said"), [
-    ([{"match": "layer.*.**"}], "E0704", "layer.*.**"), ([{"match": "layers.*.up.weight"}], "E0704", ""),
-    ([{"match": "**"}, {"match": "head.*"}], "E0705", "a.weight"), ([{"match": "a.**", "lr": 1.0}], "E0705", "a.bias"),
-    ([{"match": "head.**"}, {"match": "head.weight"}], "E0704", "earlier"), ([{"lr": 1.0}], "E0704", "match"), ([{"match": [3]}], "E0704", "match"),
-])
+@pytest.mark.parametrize(
+    ("groups", "code", "said"),
+    [
+        ([{"match": "layer.*.**"}], "E0704", "layer.*.**"),
+        ([{"match": "layers.*.up.weight"}], "E0704", ""),
+        ([{"match": "**"}, {"match": "head.*"}], "E0705", "a.weight"),
+        ([{"match": "a.**", "lr": 1.0}], "E0705", "a.bias"),
+        ([{"match": "head.**"}, {"match": "head.weight"}], "E0704", "earlier"),
+        ([{"lr": 1.0}], "E0704", "match"),
+        ([{"match": [3]}], "E0704", "match"),
+    ],
+)
 def test_groups_refuse(groups, code, said):
     with pytest.raises(GraphirError) as failed:
         graphir.parameter_groups(net(), groups)

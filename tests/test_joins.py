@@ -57,17 +57,24 @@ def test_concat_and_stack_are_per_sample():
 
 
 def test_gate_and_glu():
-    check("x -> fork { content: linear(8)  control: linear(8) } -> gate",
-          lambda w, x: linear(w, "fork.content", x) * torch.sigmoid(linear(w, "fork.control", x)))
+    check(
+        "x -> fork { content: linear(8)  control: linear(8) } -> gate",
+        lambda w, x: linear(w, "fork.content", x) * torch.sigmoid(linear(w, "fork.control", x)),
+    )
     check("x -> GatedLinear(6)", lambda w, x: F.glu(linear(w, "GatedLinear.proj", x)), result="float[B, T, 6]")
-    check('x -> GatedLinear(6, activation = "silu")', lambda w, x: (lambda a, b: a * F.silu(b))(*linear(w, "GatedLinear.proj", x).chunk(2, -1)),
-          result="float[B, T, 6]")
+    check(
+        'x -> GatedLinear(6, activation = "silu")',
+        lambda w, x: (lambda a, b: a * F.silu(b))(*linear(w, "GatedLinear.proj", x).chunk(2, -1)),
+        result="float[B, T, 6]",
+    )
 
 
 def test_blends():
     check(f"x -> {THREE} -> blend(weights = [0.5, 0.3, 0.2])", lambda w, x: 0.5 * outs(w, x)[0] + 0.3 * outs(w, x)[1] + 0.2 * outs(w, x)[2])
-    graph, _ = check(f"x -> {THREE} -> blend(learnable = true)",
-                     lambda w, x: torch.einsum("n,nbtd->btd", w["blend.logits"].softmax(0), torch.stack(outs(w, x))))
+    graph, _ = check(
+        f"x -> {THREE} -> blend(learnable = true)",
+        lambda w, x: torch.einsum("n,nbtd->btd", w["blend.logits"].softmax(0), torch.stack(outs(w, x))),
+    )
     w = initial(graph)
     torch.testing.assert_close(run(graph, w, X), sum(outs(w, X)) / 3)
 
@@ -95,12 +102,22 @@ def test_attend_is_a_softmax_over_branches_per_token():
     check("x -> AttentiveEnsemble([linear(4), linear(4)], hidden = 6)", wanted, result="float[B, T, 4]")
 
 
-@pytest.mark.parametrize(("join", "wanted"), [
-    ("mean", lambda o: sum(o) / 2), ("add", sum), ("concat", lambda o: torch.cat(o, -1)), ("max", lambda o: torch.maximum(*o)),
-])
+@pytest.mark.parametrize(
+    ("join", "wanted"),
+    [
+        ("mean", lambda o: sum(o) / 2),
+        ("add", sum),
+        ("concat", lambda o: torch.cat(o, -1)),
+        ("max", lambda o: torch.maximum(*o)),
+    ],
+)
 def test_independent_ensembles(join, wanted):
     width = 16 if join == "concat" else 8
-    check(f"x -> Ensemble([linear(8), linear(8)], {join})", lambda w, x: wanted(outs(w, x, "01", "Ensemble.members")), result=f"float[B, T, {width}]")
+    check(
+        f"x -> Ensemble([linear(8), linear(8)], {join})",
+        lambda w, x: wanted(outs(w, x, "01", "Ensemble.members")),
+        result=f"float[B, T, {width}]",
+    )
 
 
 def test_listed_forks_are_forks_and_may_share():
@@ -131,8 +148,10 @@ def test_stream_reads_and_adds_in_turn():
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_stream_module_reads_and_writes_through_projections(heads):
-    graph, _ = check(f"x -> StreamModule(linear({8 * heads}), heads = {heads})",
-                     lambda w, x: x + linear(w, "StreamModule.write", linear(w, "StreamModule.f", linear(w, "StreamModule.read", x))))
+    graph, _ = check(
+        f"x -> StreamModule(linear({8 * heads}), heads = {heads})",
+        lambda w, x: x + linear(w, "StreamModule.write", linear(w, "StreamModule.f", linear(w, "StreamModule.read", x))),
+    )
     assert graph.weights["StreamModule.read.weight"].shape == (8 * heads, 8)
     assert graph.weights["StreamModule.write.weight"].shape == (8, 8 * heads)
     silent = model(f'x -> StreamModule(linear({8 * heads}), heads = {heads}, init = "zeros")')
@@ -141,8 +160,16 @@ def test_stream_module_reads_and_writes_through_projections(heads):
 
 def test_grid_puts_branches_in_cells():
     widths = "fork { a: linear(2)  b: linear(3)  c: linear(4) }"
-    check(f"x -> {widths} -> grid([(1, 0), (0, 1), (0, 0)], shape = (2, 2))", lambda w, x: torch.cat(outs(w, x, "cba"), -1), result="float[B, T, 9]")
-    check(f"x -> {widths} -> grid([(0, 0, 1), (0, 0, 0), (1, 0, 0)], shape = (2, 1, 2))", lambda w, x: torch.cat(outs(w, x, "bac"), -1), result="float[B, T, 9]")
+    check(
+        f"x -> {widths} -> grid([(1, 0), (0, 1), (0, 0)], shape = (2, 2))",
+        lambda w, x: torch.cat(outs(w, x, "cba"), -1),
+        result="float[B, T, 9]",
+    )
+    check(
+        f"x -> {widths} -> grid([(0, 0, 1), (0, 0, 0), (1, 0, 0)], shape = (2, 1, 2))",
+        lambda w, x: torch.cat(outs(w, x, "bac"), -1),
+        result="float[B, T, 9]",
+    )
     check(f"x -> {widths} -> grid", lambda w, x: torch.cat(outs(w, x), -1), result="float[B, T, 9]")
 
 
@@ -151,7 +178,9 @@ def test_grid_layout_is_the_smallest_square(count, side):
     assert side == math.ceil(math.sqrt(count))
     graph = model(f"x -> linear(grid_side({count}))", result=f"float[B, T, {side}]")
     assert graph.weights["linear.weight"].shape == (side, 8)
-    explicit = model(f"x -> fork([linear(2)] * {count}) -> grid(grid_positions({count}), shape = ({side}, {side}))", result=f"float[B, T, {2 * count}]")
+    explicit = model(
+        f"x -> fork([linear(2)] * {count}) -> grid(grid_positions({count}), shape = ({side}, {side}))", result=f"float[B, T, {2 * count}]"
+    )
     default = model(f"x -> fork([linear(2)] * {count}) -> grid", result=f"float[B, T, {2 * count}]")
     w = random_weights(explicit)
     assert torch.equal(run(explicit, w, X), run(default, w, X))
@@ -170,14 +199,17 @@ def test_hard_routes_train_only_the_chosen_branch():
     assert w["filter.b.weight"].grad.any()
 
 
-@pytest.mark.parametrize(("body", "code"), [
-    ("x -> fork { a: linear(8)  b: linear(6) } -> add", "E0206"),
-    ("x -> fork { a: linear(8)  b: linear(8) } -> blend", "E0210"),
-    ("x -> fork { a: linear(8)  b: linear(8) } -> blend(weights = [1.0])", "E0210"),
-    ("x -> fork { a: linear(4)  b: linear(4) } -> grid([(0, 0), (0, 0)], shape = (1, 2))", "E0210"),
-    ("x -> fork { a: linear(4)  b: linear(4) } -> grid([(0, 0), (1, 0)], shape = (1, 2))", "E0405"),
-    ("x -> Interpolate(linear(8), linear(8), start = 1.5)", "E0405"),
-])
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("x -> fork { a: linear(8)  b: linear(6) } -> add", "E0206"),
+        ("x -> fork { a: linear(8)  b: linear(8) } -> blend", "E0210"),
+        ("x -> fork { a: linear(8)  b: linear(8) } -> blend(weights = [1.0])", "E0210"),
+        ("x -> fork { a: linear(4)  b: linear(4) } -> grid([(0, 0), (0, 0)], shape = (1, 2))", "E0210"),
+        ("x -> fork { a: linear(4)  b: linear(4) } -> grid([(0, 0), (1, 0)], shape = (1, 2))", "E0405"),
+        ("x -> Interpolate(linear(8), linear(8), start = 1.5)", "E0405"),
+    ],
+)
 def test_refusals(body, code):
     assert problem(body).code == code
 
@@ -190,10 +222,16 @@ def test_widths_are_stitched_on_request():
     torch.testing.assert_close(run(graph, w, X), linear(w, "fork.a", X) + linear(w, stitch, linear(w, "fork.b", X)))
 
 
-@pytest.mark.parametrize("body", [
-    "x -> Interpolate(linear(8), linear(8))", "x -> AttentiveEnsemble([linear(8), linear(8)], hidden = 4)", "x -> GatedLinear(8)",
-    "x -> StreamModule(linear(16), heads = 2)", "x -> fork([linear(8), linear(8)]) -> grid(width = 4)",
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x -> Interpolate(linear(8), linear(8))",
+        "x -> AttentiveEnsemble([linear(8), linear(8)], hidden = 4)",
+        "x -> GatedLinear(8)",
+        "x -> StreamModule(linear(16), heads = 2)",
+        "x -> fork([linear(8), linear(8)]) -> grid(width = 4)",
+    ],
+)
 def test_gradients(body):
     graph = model(body)
     w = random_weights(graph)

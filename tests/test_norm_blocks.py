@@ -77,7 +77,9 @@ def test_post_norm_inside_the_residual():
 # DeepNorm
 
 
-@pytest.mark.parametrize(("n", "alpha", "beta"), [(12, 2.2134, 0.3195), (24, 2.6321, 0.2686), (100, 3.7606, 0.1880), (1000, 6.6874, 0.1057)])
+@pytest.mark.parametrize(
+    ("n", "alpha", "beta"), [(12, 2.2134, 0.3195), (24, 2.6321, 0.2686), (100, 3.7606, 0.1880), (1000, 6.6874, 0.1057)]
+)
 def test_deepnorm_constants(n, alpha, beta):
     assert number(f"deepnorm_alpha({n})") == pytest.approx(alpha, abs=5e-5)
     assert number(f"deepnorm_beta({n})") == pytest.approx(beta, abs=5e-5)
@@ -97,8 +99,12 @@ def test_deepnorm_scales_the_residual():
         return layer_norm(w, at + "mlp_norm", a * h + linear(w, at + "mlp", h))
 
     check("x -> DeepNormLayer(linear(8), linear(8), 12)", wanted)
-    check("x -> DeepNormLayer(linear(8), linear(8), 12, alpha = 1.0)", lambda w, x: (lambda h: layer_norm(
-        w, "DeepNormLayer.mlp_norm", h + linear(w, "DeepNormLayer.mlp", h)))(layer_norm(w, "DeepNormLayer.mixer_norm", x + linear(w, "DeepNormLayer.mixer", x))))
+    check(
+        "x -> DeepNormLayer(linear(8), linear(8), 12, alpha = 1.0)",
+        lambda w, x: (lambda h: layer_norm(w, "DeepNormLayer.mlp_norm", h + linear(w, "DeepNormLayer.mlp", h)))(
+            layer_norm(w, "DeepNormLayer.mixer_norm", x + linear(w, "DeepNormLayer.mixer", x))
+        ),
+    )
 
 
 def test_deepnorm_starts_values_outputs_and_feed_forwards_smaller():
@@ -213,10 +219,17 @@ def test_rms_norm_with_an_offset_starts_as_the_identity_of_its_scale():
 # feed-forwards
 
 
-@pytest.mark.parametrize(("name", "act"), [
-    ("SwiGLU", F.silu), ("GeGLU", F.gelu), ("ReGLU", F.relu), ("GLU", torch.sigmoid), ("Bilinear", lambda t: t),
-    ('GeGLU(approximate = "tanh")', lambda t: F.gelu(t, approximate="tanh")),
-])
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("SwiGLU", F.silu),
+        ("GeGLU", F.gelu),
+        ("ReGLU", F.relu),
+        ("GLU", torch.sigmoid),
+        ("Bilinear", lambda t: t),
+        ('GeGLU(approximate = "tanh")', lambda t: F.gelu(t, approximate="tanh")),
+    ],
+)
 def test_gated_feed_forwards(name, act):
     at = name.split("(")[0]
     graph = check(f"x -> {name}", lambda w, x: linear(w, f"{at}.down", act(linear(w, f"{at}.gate", x)) * linear(w, f"{at}.up", x)))
@@ -224,26 +237,48 @@ def test_gated_feed_forwards(name, act):
     assert graph.weights[f"{at}.up.weight"].shape == (32, 8)
 
 
-@pytest.mark.parametrize(("name", "act"), [
-    ("gelu", F.gelu), ('gelu("tanh")', lambda t: F.gelu(t, approximate="tanh")), ("relu2", lambda t: F.relu(t) ** 2),
-    ("scaled_relu", lambda t: F.relu(1.1 * t)), ("leaky_relu", lambda t: F.leaky_relu(t, 0.1)), ("softplus", F.softplus),
-])
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("gelu", F.gelu),
+        ('gelu("tanh")', lambda t: F.gelu(t, approximate="tanh")),
+        ("relu2", lambda t: F.relu(t) ** 2),
+        ("scaled_relu", lambda t: F.relu(1.1 * t)),
+        ("leaky_relu", lambda t: F.leaky_relu(t, 0.1)),
+        ("softplus", F.softplus),
+    ],
+)
 def test_activations(name, act):
     check(f"x -> {name}", lambda w, x: act(x))
 
 
-@pytest.mark.parametrize(("rule", "width"), [
-    ("llama_hidden(4096)", 11008), ("llama_hidden(5120)", 13824), ("llama_hidden(512)", 1536), ("mad_hidden(128)", 352), ("mad_hidden(64)", 176),
-    ("lfm2_hidden(12288)", 8192), ("round_up(1, 64)", 64), ("round_up(64, 64)", 64),
-])
+@pytest.mark.parametrize(
+    ("rule", "width"),
+    [
+        ("llama_hidden(4096)", 11008),
+        ("llama_hidden(5120)", 13824),
+        ("llama_hidden(512)", 1536),
+        ("mad_hidden(128)", 352),
+        ("mad_hidden(64)", 176),
+        ("lfm2_hidden(12288)", 8192),
+        ("round_up(1, 64)", 64),
+        ("round_up(64, 64)", 64),
+    ],
+)
 def test_hidden_sizes(rule, width):
     assert model(f"x -> linear({rule})", result=f"float[B, T, {width}]").weights["linear.weight"].shape == (width, 8)
 
 
 BLOCKS = [
-    "Layer(linear(8), linear(8))", "PostNormLayer(linear(8), linear(8))", "SandwichLayer(linear(8), linear(8))", "ReorderedLayer(linear(8), linear(8))",
-    "DeepNormLayer(linear(8), linear(8), 12)", "HybridNormPaper(QKVNormAttention(2), linear(8))", "HybridNormDocument(linear(8), linear(8))",
-    "DynamicTanhLayer(linear(8), linear(8))", "ParallelLayer(linear(8), linear(8), two_norms = true)",
+    "Layer(linear(8), linear(8))",
+    "PostNormLayer(linear(8), linear(8))",
+    "SandwichLayer(linear(8), linear(8))",
+    "ReorderedLayer(linear(8), linear(8))",
+    "DeepNormLayer(linear(8), linear(8), 12)",
+    "HybridNormPaper(QKVNormAttention(2), linear(8))",
+    "HybridNormDocument(linear(8), linear(8))",
+    "DynamicTanhLayer(linear(8), linear(8))",
+    "ParallelLayer(linear(8), linear(8), two_norms = true)",
 ]
 
 

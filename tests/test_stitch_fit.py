@@ -16,7 +16,9 @@ from graphir.lang.diagnostic import GraphirError
 X = tokens(6, 7, 8)
 FIRST = "model First(x: float[B, T, 8]) -> float[B, T, 6] { return x -> linear(6) as early -> tanh }"
 SECOND = "model Second(x: float[B, T, 8]) -> float[B, T, 4] { return x -> linear(5) as early -> gelu as act -> linear(4) as late }"
-JOINED = "model Joined(x: float[B, T, 8]) -> float[B, T, 4] { return x -> linear(6) as early -> tanh -> stitch(5) as middle -> linear(4) as late }"
+JOINED = """
+model Joined(x: float[B, T, 8]) -> float[B, T, 4] { return x -> linear(6) as early -> tanh -> stitch(5) as middle -> linear(4) as late }
+"""
 
 
 def rms(t):
@@ -36,8 +38,12 @@ def test_the_fit_is_the_best_of_its_form_and_no_worse_than_the_start(form):
     assert fit.after < rms(target - target.mean((0, 1))) + 1e-12, "no worse than the best constant"
     assert all(torch.equal(fitted[n], weights[n]) for n in weights if not n.startswith("middle.")), "nothing else moves"
     for seed in range(5):
-        other = {n: t + 0.05 * torch.randn(t.shape, generator=torch.Generator().manual_seed(seed), dtype=t.dtype) if n in ("middle.weight", "middle.bias") else t
-                 for n, t in fitted.items()}
+        other = {
+            n: t + 0.05 * torch.randn(t.shape, generator=torch.Generator().manual_seed(seed), dtype=t.dtype)
+            if n in ("middle.weight", "middle.bias")
+            else t
+            for n, t in fitted.items()
+        }
         assert rms(activations(graph, other, {"x": X}, ["middle"])["middle"] - target) > fit.after
 
 
@@ -57,7 +63,9 @@ def test_a_low_rank_fit_of_full_rank_is_the_linear_one():
     thin = graphir.load(JOINED.replace("stitch(5)", 'stitch(5, form = "low-rank", rank = 5)'))
     early = {n: w for n, w in random_weights(linear).items() if n.startswith("early.")}
     a, b = (
-        activations(g, graphir.fit_stitches(g, {**random_weights(g), **early}, {"x": X}, {"middle": target})[0], {"x": X}, ["middle"])["middle"]
+        activations(g, graphir.fit_stitches(g, {**random_weights(g), **early}, {"x": X}, {"middle": target})[0], {"x": X}, ["middle"])[
+            "middle"
+        ]
         for g in (linear, thin)
     )
     torch.testing.assert_close(a, b)
@@ -74,7 +82,10 @@ def test_fewer_rows_than_widths_are_met_exactly():
 def test_two_trained_halves_are_joined_better_than_at_random():
     first, second, joined = (graphir.load(t) for t in (FIRST, SECOND, JOINED))
     a, b = random_weights(first, 1), random_weights(second, 2)
-    weights = {**initial(joined), **{"early.weight": a["early.weight"], "early.bias": a["early.bias"], "late.weight": b["late.weight"], "late.bias": b["late.bias"]}}
+    weights = {
+        **initial(joined),
+        **{"early.weight": a["early.weight"], "early.bias": a["early.bias"], "late.weight": b["late.weight"], "late.bias": b["late.bias"]},
+    }
     target = activations(second, b, {"x": X}, ["act"])["act"]
     fitted, _ = graphir.fit_stitches(joined, weights, {"x": X}, {"middle": target})
     wanted = run(second, b, X)
@@ -99,10 +110,15 @@ def test_a_shared_stitch_is_fitted_to_all_its_calls():
     torch.testing.assert_close(fitted["s.weight"], (torch.linalg.pinv(rows) @ torch.cat([u.flatten(0, 1), v.flatten(0, 1)]))[:-1].T)
 
 
-@pytest.mark.parametrize(("targets", "said"), [
-    ({"middel": tokens(6, 7, 5)}, "middel"), ({"early": tokens(6, 7, 6)}, "no stitch"), ({"middle": tokens(6, 7, 4)}, "[6, 7, 4]"),
-    ({"middle": tokens(6, 5, 7)}, "[6, 5, 7]"),
-])
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ({"middel": tokens(6, 7, 5)}, "middel"),
+        ({"early": tokens(6, 7, 6)}, "no stitch"),
+        ({"middle": tokens(6, 7, 4)}, "[6, 7, 4]"),
+        ({"middle": tokens(6, 5, 7)}, "[6, 5, 7]"),
+    ],
+)
 def test_targets_that_do_not_fit(targets, said):
     graph = graphir.load(JOINED)
     with pytest.raises(GraphirError) as failed:
@@ -130,12 +146,34 @@ def files(tmp_path):
 
 def test_the_command_with_targets_and_with_a_reference(files, capsys):
     def fit(out, *options):
-        return command(["stitch-fit", str(files / "joined.arch"), "--weights", str(files / "host.safetensors"), "--input", str(files / "batch.safetensors"),
-                        "-o", str(files / out), *options])
+        return command(
+            [
+                "stitch-fit",
+                str(files / "joined.arch"),
+                "--weights",
+                str(files / "host.safetensors"),
+                "--input",
+                str(files / "batch.safetensors"),
+                "-o",
+                str(files / out),
+                *options,
+            ]
+        )
 
     assert fit("a.safetensors", "--targets", str(files / "targets.safetensors")) == 0
     assert "middle: residual" in capsys.readouterr().out
-    assert fit("b.safetensors", "--reference", str(files / "second.arch"), "--reference-weights", str(files / "second.safetensors"), "--match", "middle=act") == 0
+    assert (
+        fit(
+            "b.safetensors",
+            "--reference",
+            str(files / "second.arch"),
+            "--reference-weights",
+            str(files / "second.safetensors"),
+            "--match",
+            "middle=act",
+        )
+        == 0
+    )
     graph = graphir.load(JOINED)
     a, b = (load(files / f"{n}.safetensors", graph) for n in "ab")
     for name in graph.weights:
@@ -146,7 +184,18 @@ def test_the_command_with_targets_and_with_a_reference(files, capsys):
     assert graphir.compile(graph, weights=files / "a.safetensors")(X.float()).shape == (6, 7, 4)
     assert fit("c.safetensors") == 2
     assert fit("c.safetensors", "--reference", str(files / "second.arch")) == 2
-    assert fit("c.safetensors", "--reference", str(files / "second.arch"), "--reference-weights", str(files / "second.safetensors"), "--match", "middle=akt") == 1
+    assert (
+        fit(
+            "c.safetensors",
+            "--reference",
+            str(files / "second.arch"),
+            "--reference-weights",
+            str(files / "second.safetensors"),
+            "--match",
+            "middle=akt",
+        )
+        == 1
+    )
     assert not (files / "c.safetensors").exists()
 
 
@@ -160,10 +209,16 @@ def test_only_stitches_may_be_missing(files):
 # stitches by the compiler, and adapters by name
 
 
-@pytest.mark.parametrize(("width", "out", "form", "parameters"), [
-    (3, 4, "", 16), (5, 4, "", 24), (7, 10, "", 80), (6, 10, ', form = "mlp"', 6 * 8 + 8 + 8 * 10 + 10),
-    (6, 10, ', form = "low-rank", rank = 2', 6 * 2 + 2 * 10 + 10),
-])
+@pytest.mark.parametrize(
+    ("width", "out", "form", "parameters"),
+    [
+        (3, 4, "", 16),
+        (5, 4, "", 24),
+        (7, 10, "", 80),
+        (6, 10, ', form = "mlp"', 6 * 8 + 8 + 8 * 10 + 10),
+        (6, 10, ', form = "low-rank", rank = 2', 6 * 2 + 2 * 10 + 10),
+    ],
+)
 def test_parameter_counts(width, out, form, parameters):
     assert model(f"x -> stitch({out}{form})", f"x: float[B, {width}]", f"float[B, {out}]").parameters == parameters
 
@@ -172,10 +227,14 @@ def test_equal_widths_need_no_stitch():
     assert graphir.api.optimise(model("x ~> linear(8)")).ops["stitch"] == 0
 
 
-@pytest.mark.parametrize(("init", "check"), [
-    ("zeros", lambda y: not y.any()), ("identity", lambda y: torch.equal(y[..., :8], X) and not y[..., 8:].any()),
-    ("orthogonal", lambda y: torch.allclose(y.norm(dim=-1), X.norm(dim=-1))),
-])
+@pytest.mark.parametrize(
+    ("init", "check"),
+    [
+        ("zeros", lambda y: not y.any()),
+        ("identity", lambda y: torch.equal(y[..., :8], X) and not y[..., 8:].any()),
+        ("orthogonal", lambda y: torch.allclose(y.norm(dim=-1), X.norm(dim=-1))),
+    ],
+)
 def test_how_a_stitch_starts(init, check):
     graph = model(f'x -> stitch(12, init = "{init}")', result="float[B, T, 12]")
     assert check(run(graph, initial(graph), X))
@@ -184,16 +243,24 @@ def test_how_a_stitch_starts(init, check):
 IMAGE = "image: float[B, 3, 8, 12]"
 
 
-@pytest.mark.parametrize(("adapter", "ports", "result", "wanted"), [
-    ("x -> pool", "x: float[B, T, 8]", "float[B, 8]", lambda x: x.mean(1)),
-    ('x -> pool("max")', "x: float[B, T, 8]", "float[B, 8]", lambda x: x.amax(1)),
-    ("x -> interpolate(5)", "x: float[B, T, 8]", "float[B, 5, 8]", lambda x: F.interpolate(x.mT, 5, mode="linear", align_corners=False).mT),
-    ("x -> pool_windows(2)", "x: float[B, 6, 8]", "float[B, 3, 8]", lambda x: x.unflatten(1, (3, 2)).mean(2)),
-    ("image -> to_nhwc", IMAGE, "float[B, 8, 12, 3]", lambda x: x.permute(0, 2, 3, 1)),
-    ("image -> to_nhwc -> to_nchw", IMAGE, "float[B, 3, 8, 12]", lambda x: x),
-    ("image -> patchify(4)", IMAGE, "float[B, 6, 48]", lambda x: F.unfold(x, 4, stride=4).mT),
-    ("image -> flatten", IMAGE, "float[B, 288]", lambda x: x.flatten(1)),
-])
+@pytest.mark.parametrize(
+    ("adapter", "ports", "result", "wanted"),
+    [
+        ("x -> pool", "x: float[B, T, 8]", "float[B, 8]", lambda x: x.mean(1)),
+        ('x -> pool("max")', "x: float[B, T, 8]", "float[B, 8]", lambda x: x.amax(1)),
+        (
+            "x -> interpolate(5)",
+            "x: float[B, T, 8]",
+            "float[B, 5, 8]",
+            lambda x: F.interpolate(x.mT, 5, mode="linear", align_corners=False).mT,
+        ),
+        ("x -> pool_windows(2)", "x: float[B, 6, 8]", "float[B, 3, 8]", lambda x: x.unflatten(1, (3, 2)).mean(2)),
+        ("image -> to_nhwc", IMAGE, "float[B, 8, 12, 3]", lambda x: x.permute(0, 2, 3, 1)),
+        ("image -> to_nhwc -> to_nchw", IMAGE, "float[B, 3, 8, 12]", lambda x: x),
+        ("image -> patchify(4)", IMAGE, "float[B, 6, 48]", lambda x: F.unfold(x, 4, stride=4).mT),
+        ("image -> flatten", IMAGE, "float[B, 288]", lambda x: x.flatten(1)),
+    ],
+)
 def test_adapters_where_lengths_or_ranks_differ(adapter, ports, result, wanted):
     from graphir.backends.samples import sample_inputs
 
@@ -202,9 +269,12 @@ def test_adapters_where_lengths_or_ranks_differ(adapter, ports, result, wanted):
     torch.testing.assert_close(run(graph, initial(graph), x), wanted(x))
 
 
-@pytest.mark.parametrize(("body", "ports", "code"), [
-    ("(x, y) -> add(width = 8)", "x: float[B, 6, 8], y: float[B, 5, 8]", "E0207"),
-    ("x ~> linear(8) -> conv2d(8, 3)", "x: float[B, 6, 8]", "E0202"),
-])
+@pytest.mark.parametrize(
+    ("body", "ports", "code"),
+    [
+        ("(x, y) -> add(width = 8)", "x: float[B, 6, 8], y: float[B, 5, 8]", "E0207"),
+        ("x ~> linear(8) -> conv2d(8, 3)", "x: float[B, 6, 8]", "E0202"),
+    ],
+)
 def test_other_differences_are_never_stitched(body, ports, code):
     assert problem(body, ports=ports).code == code

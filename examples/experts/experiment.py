@@ -1,11 +1,12 @@
 """Experts of four kinds behind one router: does each token find the kind that it needs? (README.md says what is compared.)
 
-    python examples/experts/experiment.py [--seeds 10] [--steps 800] [--plot routing.svg]
+    python examples/experts/experiment.py [--seeds 10] [--steps 1000] [--plot routing.svg]
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import json
 import math
 import multiprocessing
@@ -22,7 +23,7 @@ import graphir
 
 PROGRAM = Path(__file__).with_name("experts.arch")
 KINDS = ("dense", "lstm", "conv", "attention")
-BALANCE = 0.02
+BALANCE = 0.1
 
 MIXTURES: dict[str, dict[str, Any]] = {
     "balance loss": {"balance": BALANCE},
@@ -83,7 +84,7 @@ def train(graph: graphir.Graph, seed: int, steps: int, batch: int, length: int, 
 
 @torch.no_grad()
 def score(net: torch.nn.Module, seed: int, length: int, held_out: int = 1000) -> dict[str, Any]:
-    """Share of right answers, by kind too; of a mixture also routing[kind][expert], its accuracy, and the entropies of load and router in nats."""
+    """Share of right answers, by kind too; of a mixture also routing[kind][expert], its accuracy, entropies of load and router in nats."""
     x, kind, target = draw(held_out, length, torch.Generator().manual_seed(2 * seed + 1))
     y, aux = net(x, aux=True)
     right = ((y[..., 0] > 0) == (target > 0)).float()
@@ -102,8 +103,12 @@ def score(net: torch.nn.Module, seed: int, length: int, held_out: int = 1000) ->
 
 @cache
 def equal_width(kind: str, parameters: int) -> int:
-    """The hidden width at which one expert alone comes closest to a number of parameters."""
-    return min(range(8, 512), key=lambda hidden: abs(graphir.load(PROGRAM, "Alone", kind=kind, hidden=hidden).parameters - parameters))
+    """The smallest hidden width at which one expert alone has that many parameters."""
+
+    def alone(hidden: int) -> int:
+        return graphir.load(PROGRAM, "Alone", kind=kind, hidden=hidden).parameters
+
+    return bisect.bisect_left(range(512), parameters, lo=1, key=alone)
 
 
 def graphs() -> dict[str, graphir.Graph]:
@@ -121,7 +126,10 @@ def one_seed(job: tuple[int, int, int, int]) -> dict[str, dict[str, Any]]:
     return {label: score(train(graph, seed, steps, batch, length), seed, length) for label, graph in graphs().items()}
 
 
-def experiment(seeds: Iterable[int], steps: int = 800, batch: int = 32, length: int = 24, processes: int = 2) -> dict[str, list[dict[str, Any]]]:
+Results = dict[str, list[dict[str, Any]]]
+
+
+def experiment(seeds: Iterable[int], steps: int = 1000, batch: int = 32, length: int = 24, processes: int = 2) -> Results:
     """What `score` says, for each label and seed."""
     jobs = [(seed, steps, batch, length) for seed in seeds]
     if processes == 1:
@@ -138,21 +146,26 @@ def spread(values: list[float]) -> str:
     return f"{mean:.3f} ± {deviation:.3f}"
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
+def mean_of(rows: list[dict[str, Any]], key: str, kind: int) -> float:
+    return sum(row[key][kind] for row in rows) / len(rows)
+
+
+def table(results: Results) -> str:
     """Markdown: mean and standard deviation over the seeds."""
-    lines = ["| | routing accuracy | worst seed | load entropy | router entropy | right answers | " + " | ".join(KINDS) + " |", "|---" * 10 + "|"]
+    columns = ("", "routing accuracy", "worst seed", "load entropy", "router entropy", "right answers", *KINDS)
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for label, rows in results.items():
-        routed = "accuracy" in rows[0]
-        accuracy = [r["accuracy"] for r in rows] if routed else []
-        cells = [spread(accuracy), f"{min(accuracy):.3f}", *(spread([r[e] for r in rows]) for e in ("load entropy", "router entropy"))] if routed else [""] * 4
-        cells.append(spread([r["answers"] for r in rows]))
-        cells += [f"{sum(r['by kind'][k] for r in rows) / len(rows):.3f}" for k in range(4)]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        cells = [label, "", "", "", ""]
+        if "accuracy" in rows[0]:
+            accuracy, load, router = ([r[key] for r in rows] for key in ("accuracy", "load entropy", "router entropy"))
+            cells[1:] = [spread(accuracy), f"{min(accuracy):.3f}", spread(load), spread(router)]
+        cells += [spread([r["answers"] for r in rows]), *(f"{mean_of(rows, 'by kind', k):.3f}" for k in range(4))]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Where each kind's tokens go, for each mixture, and the right answers of all, as an SVG or PNG. Needs matplotlib (`pip install graphir[plot]`)."""
+def plot(results: Results, path: Path) -> None:
+    """Where each kind's tokens go in each mixture, and the right answers of all; SVG or PNG. Needs matplotlib (`graphir[plot]`)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -189,7 +202,7 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every seed's figures too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them, .svg or .png")

@@ -30,33 +30,52 @@ class Decoding:
     grown: Mapping[Node, frozenset[int]]
     kept: Mapping[str, Value]
 
-    @property
-    def stateful(self) -> tuple[Node, ...]:
-        """The nodes that keep state."""
-        return tuple([node for node in self.grown if REGISTRY.get(node.op) and REGISTRY[node.op].state])
-
 
 def decoding(graph: Graph, registry: Registry = REGISTRY) -> Decoding:
-    """How a graph is decoded; auxiliary outputs are left out, padding masks are remembered. Raises GraphirError E0810 where it cannot be."""
-    graph = remember_masks(graph.with_(aux=(), nodes=graph.with_(aux=()).live, weights=graph.weights), registry)
+    """How a graph is decoded: without auxiliary outputs, its padding masks remembered. Raises GraphirError E0810 where it cannot be."""
+    graph = for_steps(graph, registry)
     whole: frozenset[str] = frozenset()
     while True:
-        grown = reached(graph, whole)
-        blind = see_later(grown, registry)
+        blind = see_later(reached(graph, whole), registry)
         if not blind:
             break
-        more = _whole(graph, blind, whole)
+        more = _whole(graph, blind, whole, registry)
         if len(more) == len(graph.inputs):
             raise cannot_decode(blind)
         whole = more
-    wrong = lengths_that_differ(graph, grown, registry)
-    if wrong:
-        raise GraphirError(wrong)
+    grown = grown_nodes(graph, whole, registry)
     steps = tuple([name for name, _ in graph.inputs if name not in whole])
     if not steps:
         raise GraphirError(Diagnostic("E0810", f"`{graph.name}` has no inputs to decode"))
     ordered = tuple([name for name, _ in graph.inputs if name in whole])
     return Decoding(graph, steps, ordered, grown, _kept(graph, whole, grown, registry))
+
+
+def for_steps(graph: Graph, registry: Registry = REGISTRY) -> Graph:
+    """The graph without auxiliary outputs and what serves them alone, its padding masks remembered; itself where nothing changes."""
+    bare = graph.with_(aux=()) if graph.aux else graph
+    if len(bare.live) != len(bare.nodes):
+        bare = bare.with_(nodes=bare.live, weights=graph.weights)
+    return remember_masks(bare, registry)
+
+
+def grown_nodes(graph: Graph, whole: Collection[str], registry: Registry = REGISTRY) -> dict[Node, frozenset[int]]:
+    """The nodes that new tokens reach, with the places of the inputs through which they do. Raises GraphirError E0810."""
+    grown = reached(graph, whole)
+    blind = see_later(grown, registry)
+    if blind:
+        raise cannot_decode(blind)
+    wrong = lengths_that_differ(grown, registry)
+    if wrong:
+        raise GraphirError(wrong)
+    return grown
+
+
+def of_any_length(graph: Graph, steps: Collection[str]) -> Graph:
+    """The graph without the preconditions on how many tokens there are, which a step does not tell."""
+    lengths = {n for name, v in graph.inputs if name in steps for n in _lengths(v)}
+    kept = tuple([r for r in graph.requires if lengths.isdisjoint(free_names(r.left) | free_names(r.right))])
+    return graph if len(kept) == len(graph.requires) else graph.with_(requires=kept)
 
 
 def reached(graph: Graph, whole: Collection[str] = ()) -> dict[Node, frozenset[int]]:
@@ -103,15 +122,20 @@ def cannot_decode(blind: Iterable[Node]) -> GraphirError:
     )
 
 
-def _whole(graph: Graph, blind: Iterable[Node], whole: frozenset[str]) -> frozenset[str]:
+def _whole(graph: Graph, blind: Iterable[Node], whole: frozenset[str], registry: Registry) -> frozenset[str]:
     """`whole` with the inputs that bricks in `blind` see all of, and those that share a length with one of them."""
-    wanted = {value for node in blind for value in node.inputs}
+    wanted = {value for node in blind for value in _seen_whole(node, registry)}
     for node in reversed(graph.nodes):
         if not wanted.isdisjoint(node.outputs):
             wanted.update(node.inputs)
     found = set(whole) | {name for name, value in graph.inputs if value in wanted}
     lengths = {n for name, v in graph.inputs if name in found for n in _lengths(v)}
     return frozenset(found | {name for name, v in graph.inputs if not lengths.isdisjoint(_lengths(v))})
+
+
+def _seen_whole(node: Node, registry: Registry) -> Iterable[Value]:
+    places = _mixed(node, registry[node.op]) or range(len(node.inputs))
+    return [node.inputs[place] for place in places]
 
 
 def _lengths(value: Value) -> set[str]:
@@ -158,7 +182,7 @@ def _new_tokens(node: Node, registry: Registry) -> bool:
     return declaration is not None and (declaration.state is not None or bool(declaration.looks_at))
 
 
-def lengths_that_differ(graph: Graph, grown: Mapping[Node, Collection[int]], registry: Registry = REGISTRY) -> list[Diagnostic]:
+def lengths_that_differ(grown: Mapping[Node, Collection[int]], registry: Registry = REGISTRY) -> list[Diagnostic]:
     """E0810 where remembered tokens meet new ones, or where attention would forget what it is to see."""
     found = []
     remembered: set[Value] = set()
@@ -191,13 +215,14 @@ def _forgetful(node: Node, bare: Collection[int], registry: Registry) -> list[Di
         cache, window = cached_from(value, registry), node.attrs.get("window")
         if cache is not None and cache.op == "window_cache" and (window is None or window > cache.attrs["size"]):
             sees = "all tokens" if window is None else f"{window} tokens"
-            message = f"`{node.where.path}` cannot decode step by step: it sees {sees}, but `{cache.where.path}` remembers {cache.attrs['size']}"
+            less = f"`{cache.where.path}` remembers {cache.attrs['size']}"
+            message = f"`{node.where.path}` cannot decode step by step: it sees {sees}, but {less}"
             found.append(Diagnostic("E0810", message, node.where.span))
     return found
 
 
 def remember_masks(graph: Graph, registry: Registry = REGISTRY) -> Graph:
-    """The graph with a cache behind each padding mask [B, S] of attention that caches its keys: a step brings the mask of its own tokens."""
+    """The graph with a cache behind each padding mask [B, S] of attention that caches its keys: a step brings that of its own tokens."""
     found: dict[tuple[Value, str, int | None], Node] = {}
     nodes: list[Node] = []
     moved: dict[Value, Value] = {}

@@ -32,7 +32,7 @@ def _routes_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
     examples=("routes(P) : float[B, T, 4]",),
 )
 def routes(weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Weights [*S, n] -> int[P], int[P], int[n]: the tokens that chose branch 0, then 1, ...; their places among the weights; how many each.
+    """Weights [*S, n] -> int[P], int[P], int[n]: the tokens that chose branch 0, then 1, ...; their places in the weights; how many each.
 
     Tokens are counted through *S; P is how many weights are not zero.
     """
@@ -46,11 +46,13 @@ def _seats_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
     return (Type("int", (names["total"],)),) * 2
 
 
-def seats_of(length: int, branches: int, limit: int | None, factor: float | None) -> int:
+def seats_of(length: int, branches: int, limit: int | None, factor: float | None) -> Any:
     """How many tokens of a sequence a branch has room for: `limit`, or what `expert_choice(factor)` gives each."""
     if limit is not None:
         return torch.sym_min(limit, length)
-    return torch.sym_min(torch.sym_max(torch.sym_int(length * factor) // branches, 1), length)
+    assert factor is not None
+    share: Any = torch.sym_max(torch.sym_int(length * factor) // branches, 1)
+    return torch.sym_min(share, length)
 
 
 @brick(

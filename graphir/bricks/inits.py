@@ -16,9 +16,9 @@ from .signature import Misfit
 
 TAKES: Mapping[str, tuple[int, int]] = {
     "zeros": (0, 0), "ones": (0, 0), "constant": (1, 1), "normal": (0, 1), "uniform": (0, 1), "trunc_normal": (0, 1), "he": (0, 0),
-    "he_last": (0, 0), "lecun": (0, 0), "xavier": (0, 0), "xavier_uniform": (0, 0), "torch_linear": (0, 0), "kaiming_uniform": (0, 0), "small": (0, 0),
-    "small_init": (0, 0), "wang": (1, 1), "eye": (0, 0), "identity": (0, 0), "orthogonal": (0, 1), "linspace": (2, 2), "log_range": (0, 0),
-    "log_uniform": (0, 2), "step_bias": (0, 3), "forget_power": (2, 2),
+    "he_last": (0, 0), "lecun": (0, 0), "xavier": (0, 0), "xavier_uniform": (0, 0), "torch_linear": (0, 0), "kaiming_uniform": (0, 0),
+    "small": (0, 0), "small_init": (0, 0), "wang": (1, 1), "eye": (0, 0), "identity": (0, 0), "orthogonal": (0, 1), "linspace": (2, 2),
+    "log_range": (0, 0), "log_uniform": (0, 2), "step_bias": (0, 3), "forget_power": (2, 2),
 }
 HOST = re.compile(r"host\(\w+,[\w.]+\)\Z")
 """What a weight of a host program's module starts as: that module's tensor."""

@@ -72,11 +72,18 @@ def _window_step(state: Mapping[str, Any], x: Tensor, size: int, axis: int = 1) 
     return whole, {"past": whole.narrow(axis, whole.shape[axis] - kept, kept)}
 
 
+def _crop_window(state: Mapping[str, Any], length: int, attrs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Tokens that left the window do not come back: there is a way back while none has."""
+    if attrs["size"] > 1 and state["past"].shape[attrs.get("axis", 1)] == attrs["size"] - 1:
+        return None
+    return _crop_past(state, length, attrs)
+
+
 @brick(
     "window_cache(size, axis = 1)(x: any[*S]) -> any[*S]",
     require=("size >= 1",),
     shape=_same,
-    state=StateRule(_empty, _window_step),
+    state=StateRule(_empty, _window_step, crop=_crop_window),
     examples=("window_cache(3) : float[2, 5, 4]",),
 )
 def window_cache(x: Tensor, size: int, axis: int = 1) -> Tensor:

@@ -111,6 +111,19 @@ def _reserved(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
+strict_option = click.option("--strict", is_flag=True, help="Refuse what cannot run on the backend that it is put `on`, instead of moving it to fx.")
+
+
+def settled(graph: Any, strict: bool, decode: bool = False) -> Any:
+    """The graph on backends that can run it; what had to move is said on stderr."""
+    from ..backends.settle import settle
+
+    graph, notes = settle(graph, strict, decode)
+    if notes:
+        print_diagnostics(notes)
+    return graph
+
+
 def write(path: str, content: str | bytes) -> None:
     """Write to a file whole or not at all; `-` is standard output."""
     if path == "-":

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .common import file_argument, load, model_option, set_option, stitch_option, write
+from .common import file_argument, load, model_option, set_option, settled, stitch_option, strict_option, write
 
 EMITS = ("graph", "dot", "svg", "fx", "python", "pt2")
 
@@ -21,6 +21,7 @@ EMITS = ("graph", "dot", "svg", "fx", "python", "pt2")
 @stitch_option
 @click.option("--target", type=click.Choice(["cpu", "cuda", "interpreter"]), default="cpu", show_default=True)
 @click.option("--mode", type=click.Choice(["train", "infer"]), default="train", show_default=True)
+@strict_option
 @click.option("--emit", type=click.Choice(EMITS), help="Write one form of the model instead of a folder.")
 @click.option("--passes", metavar="PIPELINE", help="Passes to run instead of the mode's own, such as 'stitch{form=mlp},share'.")
 @click.option("--weights", metavar="FILE", help="Weights as safetensors (default: initialised from the seed).")
@@ -47,6 +48,9 @@ def command(file: str, output: str | None, model: str | None, params: dict[str, 
         click.echo(str(watcher), err=True)
     if options["show_stitches"]:
         _show_stitches(final)
+    if target != "interpreter" and emit in (None, "fx", "pt2"):
+        placed = settled(final, options["strict"])
+        final = placed if emit else final
     if emit:
         _emit(emit, output or "-", graph, final, recipes, target, mode, options)
         return

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .common import file_argument, load, model_option, set_option, sizes, stitch_option
+from .common import file_argument, load, model_option, set_option, settled, sizes, stitch_option, strict_option
 
 
 @click.command("run")
@@ -18,6 +18,7 @@ from .common import file_argument, load, model_option, set_option, sizes, stitch
 @stitch_option
 @click.option("--target", type=click.Choice(["cpu", "cuda", "interpreter"]), default="cpu", show_default=True)
 @click.option("--mode", type=click.Choice(["train", "infer"]), default="infer", show_default=True)
+@strict_option
 @click.option("--passes", metavar="PIPELINE", help="Passes to run instead of the mode's own.")
 @click.option("--weights", metavar="FILE", help="Weights as safetensors (default: initialised from the seed).")
 @click.option("--seed", default=0, show_default=True, help="Seed of random weights and inputs.")
@@ -46,6 +47,7 @@ def command(file: str, inputs: str | None, dims: dict[str, int], model: str | No
     if target == "interpreter" or options["trace"] or options["double"]:
         outputs, aux = _interpret(final, weights, given, options)
     else:
+        final = settled(final, options["strict"])
         outputs, aux = _module(final, weights, given, target, options)
     results = {**outputs, **(aux if options["aux"] else {})}
     for name, value in results.items():

@@ -161,18 +161,20 @@ def _sequence(run: Run, items: list[Any], inputs: tuple[Value, ...], at: At) -> 
 def _places(run: Run, items: list[Any], inputs: tuple[Value, ...], scope: Scope, at: At) -> Any:
     value: Any = inputs
     left = Counter(map(id, items))
-    last: Any = None
-    calls: tuple[Call, ...] | None = None
+    last = recording = kind = None
+    calls: tuple[Call, ...] = ()
     for index, item in enumerate(items):
         if item is last and isinstance(item, BlockBrick) and not scope.grafting:
             given = value if isinstance(value, tuple) else (value,)
-            recording = run.recorded(run.replayable(item, given, scope))
+            if recording is None or kind is None or len(given) != 1 or given[0].type is not kind:
+                recording = run.recorded(run.replayable(item, given, scope))
+                kind = given[0].type if len(given) == 1 and not run.token(item)[1] else None
+                calls = run.call(scope, item.name, at.span)
             if recording is not None:
-                calls = calls or run.call(scope, item.name, at.span)
                 value = _single(run.replay(recording, scope.inside(scope.segment(str(index)), item.name, calls), given, at.span))
                 left[id(item)] -= 1
                 continue
-        last = item
+        last, recording = item, None
         if not isinstance(item, Brick | list):
             raise run.fail("E0306", f"a list in a pipe holds bricks, but place {index} is {show(item)}", at.span, scope=at.scope)
         before = run.total

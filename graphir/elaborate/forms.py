@@ -1,4 +1,4 @@
-"""Special forms: `frozen`, `with_init`, `stitch`, `fork([...])`, `graft` and its `tap`; and how calls read their arguments."""
+"""Special forms: `frozen`, `with_init`, `stitch`, `fork([...])`, `pattern`, `graft` and its `tap`; and how calls read their arguments."""
 
 from __future__ import annotations
 
@@ -128,7 +128,29 @@ def _fork_call(run: Run, expr: s.Call, env: Env) -> Any:
     return Fork(tuple((str(i), Stage(b, str(i), expr.span)) for i, b in enumerate(listed)))
 
 
-FORM_OF = {"frozen": _frozen, "with_init": _with_init, "stitch": _stitch, "choose": _choose, "fork": _fork_call}
+SYMBOLS = {"attention": "*", "mlp": "-"}
+
+
+def _pattern(run: Run, expr: s.Call, env: Env) -> list[Any]:
+    """`pattern("M-M*-", M = m, mlp = f, attention = a)`: a list with a brick for each sign; spaces and `|` only group."""
+    given = arguments(run, "pattern", ["text"], expr, env, extra=True)
+    text = given.pop("text", None)
+    if not isinstance(text, str):
+        raise run.fail("E0404", f"`pattern` reads a word, not {describe(text)}", expr.span, scope=env.scope, help=('write `pattern("M-M*-", M = m, mlp = f, attention = a)`',))
+    bricks = {}
+    for name in given:
+        if name not in SYMBOLS and len(name) > 1:
+            raise run.fail("E0302", f"`{name}` is no sign of a pattern", expr.span, scope=env.scope, help=("signs are letters, `attention` for `*` and `mlp` for `-`",))
+        bricks[SYMBOLS.get(name, name)] = _needs_brick(run, given, name, "pattern", expr, env)
+    for sign in text:
+        if sign not in bricks and sign not in " |":
+            word = next((w for w, c in SYMBOLS.items() if c == sign), sign)
+            help = f"give it one: `{word} = ...`" if word.isidentifier() else "write further patterns by themselves"
+            raise run.fail("E0404", f"`{sign}` in the pattern stands for no brick", expr.span, scope=env.scope, help=(help,))
+    return [bricks[sign] for sign in text if sign in bricks]
+
+
+FORM_OF = {"frozen": _frozen, "with_init": _with_init, "stitch": _stitch, "choose": _choose, "fork": _fork_call, "pattern": _pattern}
 
 
 def graft(run: Run, expr: s.Graft, env: Env) -> Any:

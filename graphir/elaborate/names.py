@@ -11,12 +11,12 @@ from ..lang.diagnostic import Diagnostic, Label, nearest
 from ..lang.source import Span
 from .project import Module, library
 
-FORMS = ("fork", "filter", "frozen", "with_init", "stitch", "choose")
+FORMS = ("fork", "filter", "frozen", "with_init", "stitch", "choose", "pattern")
 
 
 def known_names(module: Module) -> list[str]:
     """Everything that an expression at the top of a file may name."""
-    return [*module.names(), *library().names(), *(d.name for d in REGISTRY), *FUNCTIONS, *FORMS]
+    return [*module.names(), *library().names(), *REGISTRY.declarations, *FUNCTIONS, *FORMS]
 
 
 def check_names(module: Module) -> list[Diagnostic]:

@@ -21,8 +21,8 @@ from .scope import Scope, join
 from .values import Filter, Named, Pipeline, Primitive, Stage, describe
 
 NORMALISERS = (
-    "softmax", "sparsemax", "entmax", "gumbel", "hardmax", "sigmoid", "softmax_masked", "grid_softmax", "hierarchical_softmax", "mixture_softmax",
-    "softmax_mad",
+    "softmax", "sparsemax", "entmax", "gumbel", "hardmax", "sigmoid", "softmax_masked", "grid_softmax", "hierarchical_softmax",
+    "mixture_softmax", "softmax_mad",
 )
 
 
@@ -38,7 +38,9 @@ def apply_filter(run: Run, brick: Filter, x: Value, scope: Scope) -> Value:
     return _node(run, "filter", attrs, (routed.weights, *outs), scope, brick.span)
 
 
-def _node(run: Run, op: str, args: dict[str, Any], inputs: tuple[Value, ...], scope: Scope, span: Span, segment: str | None = None) -> Value:
+def _node(
+    run: Run, op: str, args: dict[str, Any], inputs: tuple[Value, ...], scope: Scope, span: Span, segment: str | None = None
+) -> Value:
     return apply(run, Primitive(REGISTRY[op], args, called=True), inputs, At(scope, segment or op, span))
 
 
@@ -55,14 +57,15 @@ _ROOM: Check = (lambda v: is_dim(v) and not (isinstance(v, int) and v < 0), "a w
 FORMS = ("switch", "document")
 
 OPTIONS: dict[str, Check] = {
-    "renormalise": _WHETHER, "keep_first": _WHETHER, "per_sample": _WHETHER, "learned_noise": _WHETHER, "cache": _WHETHER, "report": _WHETHER,
+    "renormalise": _WHETHER, "keep_first": _WHETHER, "per_sample": _WHETHER, "learned_noise": _WHETHER, "cache": _WHETHER,
+    "report": _WHETHER,
     "noise": _AMOUNT, "jitter": _AMOUNT, "balance": _AMOUNT, "importance": _AMOUNT, "z_loss": _AMOUNT, "bias_update": _AMOUNT,
     "scale": (is_number, "a number"), "groups": _COUNT, "keep_groups": _COUNT, "capacity": _ROOM,
     "balance_form": (lambda v: v in FORMS, f"one of {', '.join(FORMS)}"),
 }
 NEEDS = (
-    ("renormalise", "keep"), ("keep_first", "keep"), ("bias_update", "keep"), ("groups", "keep"), ("keep_groups", "groups"), ("cache", "per_sample"),
-    ("balance_form", "balance"),
+    ("renormalise", "keep"), ("keep_first", "keep"), ("bias_update", "keep"), ("groups", "keep"), ("keep_groups", "groups"),
+    ("cache", "per_sample"), ("balance_form", "balance"),
 )
 EXCLUDES = (("keep_first", "renormalise"), ("keep_first", "groups"), ("keep_first", "bias_update"), ("noise", "learned_noise"))
 BIASED = ("bias_update", "groups")
@@ -91,7 +94,8 @@ def _check_options(run: Run, brick: Filter, branches: int, scope: Scope) -> None
     groups = options.get("groups") or 1
     kept = options.get("keep_groups") or groups
     if branches % groups or kept > groups:
-        raise refuse("E0410", f"{branches} branches in {groups} groups, of which {kept} are kept, do not work out", "groups are equally large")
+        message = f"{branches} branches in {groups} groups, of which {kept} are kept, do not work out"
+        raise refuse("E0410", message, "groups are equally large")
     if keep is not None and keep > branches // groups * kept:
         raise refuse("E0410", f"`keep` is {keep}, but {kept} groups hold {branches // groups * kept} branches")
 
@@ -150,7 +154,7 @@ class _Routing:
         if not wanted:
             return router, None
         value = router.value.brick if isinstance(router.value, Named) else router.value
-        stages = value.stages if isinstance(value, Pipeline) else ()
+        stages: tuple[Stage, ...] = value.stages if isinstance(value, Pipeline) else ()
         ends = [i for i, s in enumerate(stages) if i and isinstance(s.value, Primitive) and s.value.name in NORMALISERS]
         if not ends:
             message = f"`{wanted[0]}` needs a router that ends in a normaliser"
@@ -242,13 +246,15 @@ class _Routing:
 def _branches(run: Run, brick: Filter, x: Value, names: tuple[str, ...], width: Any, scope: Scope) -> tuple[Value, ...]:
     if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
         raise run.fail("E0404", f"`width` is a positive whole number, not {describe(width)}", brick.span, scope=scope)
-    fork = run.emit("fork", (x,), Attrs(branches=names), (), join(scope.path, scope.segment("fork")), scope, brick.span, (x.type,) * len(names))
+    path = join(scope.path, scope.segment("fork"))
+    fork = run.emit("fork", (x,), Attrs(branches=names), (), path, scope, brick.span, (x.type,) * len(names))
     inner = scope.inside(scope.segment("branches"), "[]") if brick.listed else scope
     outs = [branch(run, stage, value, inner) for (_, stage), value in zip(brick.branches, fork.outputs)]
     lasts = [o.type.shape[-1] if o.type.shape else None for o in outs]
     if width is None and len(set(lasts)) > 1:
         if not run.stitch_all:
-            raise run.fail("E0206", f"the branches have unequal widths: {', '.join(f'{n} {w}' for n, w in zip(names, lasts))}", brick.span, scope=scope,
+            shown = ", ".join(f"{n} {w}" for n, w in zip(names, lasts))
+            raise run.fail("E0206", f"the branches have unequal widths: {shown}", brick.span, scope=scope,
                            help=("write `width = ...` in the filter to stitch them to one width",))
         width = lasts[0]
     if width is None:

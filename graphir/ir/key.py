@@ -70,7 +70,7 @@ def _from_above(graph: Graph, renaming: _Renaming) -> bytes | None:
     inputs = [_digest(b"input" + _port(i) + renaming.type(v.type)) for i, (_, v) in enumerate(graph.inputs)]
     tokens: dict[Value, bytes] = {value: token for (_, value), token in zip(graph.inputs, inputs)}
     seen: set[bytes] = set()
-    shared = _shared(graph.live)
+    shared = _shared(graph)
     users: dict[str, list[bytes]] = {name: [] for name in shared}
     for node in graph.live:
         label, commutes = labels(node)
@@ -100,13 +100,13 @@ def _from_above(graph: Graph, renaming: _Renaming) -> bytes | None:
     return _digest(b"".join([b"from above", counts, *results, *inputs, *sharing]))
 
 
-def _shared(nodes: Iterable[Node]) -> set[str]:
-    """The weights that are named more than once."""
-    names = [name for node in nodes for _, name in node.weights]
-    once = set(names)
-    if len(once) == len(names):
+def _shared(graph: Graph) -> set[str]:
+    """The weights that live nodes name more than once."""
+    live = graph.live
+    if live is graph.nodes and sum([len(node.weights) for node in live]) == len(graph.named):
         return set()
-    return {name for name, count in Counter(names).items() if count > 1}
+    counts = Counter([name for node in live for _, name in node.weights])
+    return {name for name, count in counts.items() if count > 1}
 
 
 class _Labels:
@@ -121,9 +121,13 @@ class _Labels:
     def __call__(self, node: Node) -> tuple[bytes, bool]:
         """The label, and whether the order of operands means nothing."""
         outputs, inventory = node.outputs, self.inventory
-        types = id(outputs[0].type) if len(outputs) == 1 else tuple([id(v.type) for v in outputs])
-        held = tuple([(role, id(inventory[name])) for role, name in node.weights]) if node.weights else None
-        known = (node.op, id(node.attrs), len(node.inputs), types, held, node.where.backend)
+        known: Any = [node.op, id(node.attrs), len(node.inputs), node.where[3], len(outputs)]
+        for value in outputs:
+            known.append(id(value.type))
+        for role, name in node.weights:
+            known.append(role)
+            known.append(id(inventory[name]))
+        known = tuple(known)
         found = self.by_identity.get(known)
         if found is None:
             found = self.by_identity[known] = self._by_content(node)
@@ -241,6 +245,7 @@ class _Renaming:
             for name in sorted(free_names(dim) - set(self.names), key=lambda name: (self._seen_from(dim, name), name)):
                 self.add(name)
         self.texts: dict[int, bytes] = {}
+        self.dims: dict[Dim, str] = {}
 
     def add(self, name: str) -> None:
         self.names.setdefault(name, symbol(f"d{len(self.names)}"))
@@ -254,7 +259,13 @@ class _Renaming:
     def type(self, type: Type) -> bytes:
         found = self.texts.get(id(type))
         if found is None:
-            found = self.texts[id(type)] = f"{type.dtype}{[str(self.dim(d)) for d in type.shape]}".encode()
+            found = self.texts[id(type)] = f"{type.dtype}{[self._dim_text(d) for d in type.shape]}".encode()
+        return found
+
+    def _dim_text(self, dim: Dim) -> str:
+        found = self.dims.get(dim)
+        if found is None:
+            found = self.dims[dim] = str(self.dim(dim))
         return found
 
     def label(self, node: Node, own: tuple[Any, ...]) -> bytes:

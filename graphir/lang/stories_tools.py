@@ -136,7 +136,8 @@ CODES = {
     "E0810": Code(
         "the model cannot decode step by step",
         "Decoding feeds one token after another, so no brick may look at later ones. The message names the one that does: attention with"
-        " `causal = false`, say, or a pooling over time.",
+        " `causal = false`, say, or a pooling over time. Attention must also find earlier keys and values again, so `cache(axis = 2)`"
+        " stands before a bare `sdpa`; the standard `Attention` has it.",
     ),
     "E0811": Code(
         "a decoding state does not fit",
@@ -147,6 +148,18 @@ CODES = {
         "`net.set_slot(path, module)` fills a `slot(width)` of the model, named by its path. The message lists the slots there are, or says"
         " that the module gives something other than [..., width] for the slot's input.",
     ),
+    "E0813": Code(
+        "a state cannot be cropped",
+        "Caches drop their last tokens easily, but the state of a recurrence or a short convolution mixes all that came before, and a"
+        " window that has moved on has lost what it left. Keep the state of the place to come back to; a step never changes the state"
+        " it is given:\n\n    outputs, after = net(tokens, state=before)",
+    ),
+    "E0814": Code(
+        "there is no room in a state of fixed size",
+        "`net.init_state(batch, length=256)` makes buffers for so many tokens, and these tokens do not fit in; or the model has a brick"
+        " whose state must grow (a long convolution, a relative bias). Without `length` the state grows with the tokens:\n\n"
+        "    state = net.init_state(batch)",
+    ),
     "E0820": Code(
         "a name table cannot be read",
         "A table that maps the weights of another program to this model's is a TOML file of patterns; it is malformed at the place named.",
@@ -155,6 +168,11 @@ CODES = {
         "a name table does not fit",
         "The table leaves weights of the model without a source, or tensors of the file without a use, or names a tensor that does not"
         " exist. Tensors that are not wanted are listed under `ignore`.",
+    ),
+    "E0830": Code(
+        "a brick cannot run on the backend that it is put on",
+        "`f on mlx` runs a part by another backend. A brick that this backend lacks is taken apart into bricks that it has, or else runs on"
+        " fx, and a note says which; with `--strict` it is an error instead:\n\n    graphir run model.arch --strict",
     ),
     "E0901": Code(
         "a dump cannot be read",
@@ -175,5 +193,17 @@ CODES = {
         "a pass needs the weights",
         "Some passes change weights along with the graph (folding a norm into a projection, say). They run where weights are at hand, when"
         " a model is compiled for inference:\n\n    graphir compile model.arch --mode infer --weights model.safetensors",
+    ),
+    "E0910": Code(
+        "a MAD task and a model or setting do not fit",
+        "`graphir mad` trains models, token ids int[B, T] -> logits float[B, T, vocab], on the tasks of mechanistic architecture design. The"
+        " message names what does not fit: the task, a size, the model, or a file of results:\n\n"
+        "    graphir mad model.arch --task in-context-recall --size vocab=16,length=32",
+    ),
+    "E0911": Code(
+        "a config cannot be imported",
+        "`graphir import` reads configs that list layers by name, in JSON or YAML, and writes a program. The message names the entry that it"
+        " cannot read: a layer type without a brick, say, or a parameter that the brick does not have:\n\n"
+        "    graphir import config.yml -o model.arch",
     ),
 }

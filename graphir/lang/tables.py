@@ -26,7 +26,7 @@ _KINDS = {"NAME": "name", "INT": "int", "FLOAT": "float", "STRING": "string", "$
 class Rule:
     """What a reduction does: `size` values become one under the name `origin`; those at `inline` are lists that dissolve in the rest.
 
-    `make` builds the tree (None: the list itself); with `single`, one lone value stays as it is.
+    `make` builds the tree (None: the list itself); with `single`, one lone value stays as it is. One that `climbs` always does.
     """
 
     origin: str
@@ -34,6 +34,7 @@ class Rule:
     make: Callable[[list[Any]], Any] | None
     single: bool
     inline: tuple[int, ...]
+    climbs: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,7 @@ class Tables:
     gotos: tuple[dict[str, int], ...]
     starts: dict[str, int]
     ends: dict[str, int]
+    climbs: dict[tuple[int, int, str], int]
 
 
 class Unexpected(Exception):
@@ -57,14 +59,15 @@ def tables() -> Tables:
     builder = Builder()
     rules = []
     for origin, size, name, single, inline in data["rules"]:
-        rules.append(Rule(origin, size, getattr(builder, name) if name else None, single, tuple(inline)))
-    return Tables(tuple(rules), tuple(data["actions"]), tuple(data["gotos"]), data["starts"], data["ends"])
+        climbs = single and size == 1 and not inline
+        rules.append(Rule(origin, size, getattr(builder, name) if name else None, single, tuple(inline), climbs))
+    return Tables(tuple(rules), tuple(data["actions"]), tuple(data["gotos"]), data["starts"], data["ends"], {})
 
 
 def run(words: Sequence[Word], start: str) -> Any:
     """The tree of these words. Raises Unexpected."""
     found = tables()
-    rules, actions, gotos, end = found.rules, found.actions, found.gotos, found.ends[start]
+    rules, actions, gotos, climbs, end = found.rules, found.actions, found.gotos, found.climbs, found.ends[start]
     states: list[int] = [found.starts[start]]
     values: list[Any] = []
     for word in (*words, None):
@@ -78,6 +81,12 @@ def run(words: Sequence[Word], start: str) -> Any:
                 values.append(word)
                 break
             rule = rules[~action]
+            if rule.climbs:
+                place = (states[-2], states[-1], kind)
+                states[-1] = climbs[place] if place in climbs else _climb(found, place)
+                if word is None and states[-1] == end:
+                    return values[-1]
+                continue
             value: Any = []
             if rule.size:
                 value = values[-rule.size :]
@@ -94,6 +103,18 @@ def run(words: Sequence[Word], start: str) -> Any:
             states.append(state)
             values.append(value)
     raise AssertionError("the end is no word that is shifted")
+
+
+def _climb(found: Tables, place: tuple[int, int, str]) -> int:
+    """Where a lone value ends up: most of a ladder of precedence (`or_`, `and_`, `not_` ...) only passes it on, so this is remembered."""
+    below, state, kind = place
+    while True:
+        action = found.actions[state].get(kind, 0)
+        if action >= 0 or not found.rules[~action].climbs:
+            break
+        state = found.gotos[below][found.rules[~action].origin]
+    found.climbs[below, place[1], str(kind)] = state  # a word would keep its source
+    return state
 
 
 def _dissolved(values: list[Any], inline: tuple[int, ...]) -> list[Any]:

@@ -75,11 +75,11 @@ class Task:
 def setting(task: str, **changes: Any) -> Setting:
     """The baseline of a task with some fields changed. Raises GraphirError for an unknown task or field, or values that fit no example."""
     if task not in TASKS:
-        raise GraphirError(Diagnostic("E0902", f"there is no task `{task}`", help=nearest(task, TASKS) or (f"there are {', '.join(TASKS)}",)))
+        raise GraphirError(Diagnostic("E0910", f"there is no task `{task}`", help=nearest(task, TASKS) or (f"there are {', '.join(TASKS)}",)))
     known = [f.name for f in fields(Setting) if f.name != "task"]
     for name in changes:
         if name not in known:
-            raise GraphirError(Diagnostic("E0902", f"a task has no `{name}`", help=nearest(name, known) or (f"it has {', '.join(known)}",)))
+            raise GraphirError(Diagnostic("E0910", f"a task has no `{name}`", help=nearest(name, known) or (f"it has {', '.join(known)}",)))
     made = replace(TASKS[task].baseline, **changes)
     _check(made)
     return made
@@ -104,7 +104,7 @@ def _check(made: Setting) -> None:
     elif made.length < 2:
         wrong = "a sequence has at least two tokens"
     if wrong:
-        raise GraphirError(Diagnostic("E0902", wrong))
+        raise GraphirError(Diagnostic("E0910", wrong))
 
 
 def difficulties(task: str) -> list[Setting]:
@@ -166,7 +166,7 @@ def _recall(made: Setting, draws: Draws, training: bool) -> Example:
         inputs += [key, value_of[key]]
         targets += [IGNORE, value_of[key] if seen and made.multi_query else IGNORE]
     if not value_of:  # only the last pair was sure to be no noise, and it is the probe's
-        raise GraphirError(Diagnostic("E0902", f"seed {made.seed} gives a sequence of {made.length} tokens that is noise from end to end", help=("take a longer sequence or less noise",)))
+        raise GraphirError(Diagnostic("E0910", f"seed {made.seed} gives a sequence of {made.length} tokens that is noise from end to end", help=("take a longer sequence or less noise",)))
     probe = _pick(rng, list(value_of))
     prefix = [] if made.multi_query else [made.vocab - 1]
     inputs += [*prefix, probe, value_of[probe]]

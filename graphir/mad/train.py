@@ -106,7 +106,7 @@ def _check(graph: Graph, data: Data) -> None:
     elif graph.outputs[0][1].type.shape[-1] != data.setting.vocab:
         wrong = f"{data.setting.task} has {data.setting.vocab} tokens, and this model gives {graph.outputs[0][1].type.shape[-1]} logits"
     if wrong:
-        raise GraphirError(Diagnostic("E0902", f"`{graph.name}` cannot be trained on {data.setting.task}: {wrong}"))
+        raise GraphirError(Diagnostic("E0910", f"`{graph.name}` cannot be trained on {data.setting.task}: {wrong}"))
 
 
 def _groups(net: Any, decay: float) -> list[dict[str, Any]]:

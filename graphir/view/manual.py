@@ -49,6 +49,11 @@ FORMS = tuple(
         ("frozen", "frozen(f)", "f with weights that training leaves alone."),
         ("stitch", "stitch(f, width = w)  or  x -> stitch(w)", "A projection to w in front of f and one back behind it; or the projection itself (`form`: linear, mlp, low-rank)."),
         ("graft", "graft host { at layers[2..4].mlp: brick  ... }", "The host with other bricks at some places; `site` is what stood there, with its weights where the host has them."),
+        (
+            "pattern", 'pattern("M-M*-", M = m, mlp = f, attention = a)',
+            "A list with a brick for each sign of a word: `*` is `attention`, `-` is `mlp`, letters are themselves; spaces and `|` only group.\n"
+            "Lists join and repeat: `pattern(\"M-\", M = m, mlp = f) * 4`.",
+        ),
         ("choose", "choose(a, b, ...)", "A choice of a search space. This edition parses and formats it, and samples none."),
     )
 )

@@ -144,7 +144,15 @@ def test_window_cache_holds_less_than_its_window():
     assert [o.shape[1] for o in outputs] == [1, 5, 3, 3]
     assert torch.equal(outputs[-1], case.inputs[0][:, 4:])
     assert case.state["past"].shape[1] == 2
-    assert case.declaration.state.crop is None
+    assert case.declaration.state.crop(case.state, 6, case.attrs) is None
+
+
+def test_window_cache_crops_while_it_has_lost_nothing():
+    case = Case("window_cache(4) : float[2, 7, 4]")
+    case.pieces((2,), {"x": 1})
+    back = case.declaration.state.crop(case.state, 1, case.attrs)
+    y, _ = case.step(back, [case.inputs[0][:, 1:3]])
+    assert torch.equal(y, case.inputs[0][:, :3])
 
 
 @pytest.mark.parametrize("window", [1, 3, 20])
