@@ -42,7 +42,8 @@ def entries_of(node: Node, graph: Graph, registry: Registry = REGISTRY) -> tuple
     if rule is not None:
         types = tuple([v.type for v in node.inputs])
         for name, (dims, dtype) in rule.init(types, registry[node.op].names(types, node.attrs, graph.facts)).items():
-            grows = next((axis for axis, dim in enumerate(dims) if isinstance(dim, int) and dim == 0), None)
+            empty = [axis for axis, dim in enumerate(dims) if isinstance(dim, int) and dim == 0]
+            grows = empty[0] if empty and name == "past" else None
             dtype = types[0].dtype if node.op in CACHES else dtype
             found.append(Entry(f"{path}.{name}", node, name, tuple(dims), dtype, rule.fill.get(name, 0), grows))
     if node.op in CACHES or reads_cache(node):

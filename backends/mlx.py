@@ -16,6 +16,7 @@ from torch import nn
 from graphir.bricks.call import arguments, concrete
 from graphir.ir.graph import Graph, Node
 from graphir.ir.scalar import runtime_names
+from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 from .base import axis_that_gives, declaration_of, providers, split_attrs
 from .mlx_bricks import KEYED
@@ -119,11 +120,11 @@ class Border(torch.autograd.Function):
 
 
 def to_mlx(tensor: torch.Tensor) -> Array:
-    """The array of a tensor's numbers and precision: a copy."""
-    tensor = tensor.detach().cpu()
+    """The array of a tensor's numbers and precision: a copy. GraphirError E0830 for float64, whose functions MLX computes in single precision."""
     if tensor.dtype == torch.float64:
-        return mx.array(tensor.numpy(), dtype=mx.float64)
-    return mx.array(tensor)
+        help = ("convert the model with `.float()`", "`--target interpreter` and fx compute in double precision: `--passes place{override=true}`")
+        raise GraphirError(Diagnostic("E0830", "a part that is `on mlx` is given float64, which MLX does not compute in full", help=help))
+    return mx.array(tensor.detach().cpu())
 
 
 def to_torch(array: Array, beside: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from graphir.backends.fx import lower
 from graphir.backends.interpreter import Interpreter
 from graphir.backends.pt2 import export
 from graphir.backends.weights import initialise
+from graphir.bricks.declare import REGISTRY
 from graphir.ir.text import read
 from graphir.ir.verify import verify
 
@@ -36,7 +37,8 @@ PROGRAMS = {
     "sigmoid, chosen first": "filter(linear(4) -> sigmoid, keep = 2, keep_first = true, branches = [MLP(8)] * 4)",
     "widths": "filter(linear(3) -> softmax, keep = 1, width = d) { a: linear(4) -> gelu  b: linear(9)  c: headnorm(2) }",
     "mixing": "filter(linear(3) -> softmax, keep = 1) { a: Attention(3) -> MLP(8)  b: lstm(d)  c: MLP(8) }",
-    "outside": "rmsnorm -> residual(filter(linear(2) -> softmax, keep = 1) { a: fork { u: linear(d)  v: gelu } -> gate  b: concat(with = x) -> linear(d) })",
+    "outside": "rmsnorm -> residual(filter(linear(2) -> softmax, keep = 1) {"
+    " a: fork { u: linear(d)  v: gelu } -> gate  b: concat(with = x0) -> linear(d) })",
     "nested": "residual(SparseMoE(SparseMoE(MLP(8), 3, 1), 3, 2))",
     "nested, three deep": "SparseMoE(SparseMoE(SparseMoE(MLP(4), 2, 1), 2, 1), 3, 2)",
 }
@@ -46,7 +48,6 @@ BOUNDED = ("switch", "expert choice")
 def graph_of(name: str) -> graphir.Graph:
     body = PROGRAMS[name]
     if name == "outside":
-        body = body.replace("concat(with = x)", "concat(with = x0)")
         return graphir.load(f"model M(d = {D})(x: float[B, T, d]) -> float[B, T, d] {{ x0 = x -> linear(3)\n return x -> {body} }}")
     return program(body)
 
@@ -61,7 +62,9 @@ def tensors(graph: graphir.Graph, router: str = "random") -> dict[str, torch.Ten
     return made
 
 
-def run(graph: graphir.Graph, weights: dict[str, torch.Tensor], x: torch.Tensor, fx: bool) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+def run(
+    graph: graphir.Graph, weights: dict[str, torch.Tensor], x: torch.Tensor, fx: bool
+) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """All results, and the gradients of their weighted sum for x and every trained weight."""
     x = x.clone().requires_grad_()
     leaves = {n: w.clone().requires_grad_(not graph.weights[n].buffer) for n, w in weights.items()}

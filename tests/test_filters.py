@@ -18,7 +18,8 @@ D = 5
 def load(options: str, n: int = N, shape: str = "B, T", branches: str = "linear(d)", router: str = "") -> graphir.Graph:
     """x -> filter(...): branches that are all alike, a linear router unless another is given."""
     router = router or f"linear({n}, bias = false) -> softmax"
-    return graphir.load(f"model M(d = {D})(x: float[{shape}, d]) -> float[{shape}, d] {{ return x -> filter({router}, {options} branches = [{branches}] * {n}) }}")
+    body = f"x -> filter({router}, {options} branches = [{branches}] * {n})"
+    return graphir.load(f"model M(d = {D})(x: float[{shape}, d]) -> float[{shape}, d] {{ return {body} }}")
 
 
 def tensors(graph: graphir.Graph, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -31,7 +32,10 @@ def tokens(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, D, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
-def told(graph: graphir.Graph, x: torch.Tensor, weights: dict[str, torch.Tensor] | None = None, training: bool = False) -> dict[str, torch.Tensor]:
+Tensors = dict[str, torch.Tensor]
+
+
+def told(graph: graphir.Graph, x: torch.Tensor, weights: Tensors | None = None, training: bool = False) -> Tensors:
     """The auxiliary outputs, without the filter's path; the output as `y`."""
     torch.manual_seed(1)
     outputs, aux = Interpreter(graph, tensors(graph) if weights is None else weights, training=training).run({"x": x}, aux=True)
@@ -40,7 +44,8 @@ def told(graph: graphir.Graph, x: torch.Tensor, weights: dict[str, torch.Tensor]
 
 def scores(z: list[float], normaliser: str, options: str = "") -> list[float]:
     """The weights that a filter gives to logits z: the router passes them on."""
-    source = f"model M(x: float[B, {len(z)}]) -> float[B, {len(z)}] {{ return x -> filter(id -> {normaliser}, {options} branches = [id] * {len(z)}) }}"
+    n = len(z)
+    source = f"model M(x: float[B, {n}]) -> float[B, {n}] {{ return x -> filter(id -> {normaliser}, {options} branches = [id] * {n}) }}"
     return told(graphir.load(source), torch.tensor([z], dtype=torch.float64))["weights"][0].tolist()
 
 
@@ -145,7 +150,8 @@ def test_a_prompt_decides_for_what_follows():
     prompt, state = runner.run_step({"x": x[:, :5]})
     torch.testing.assert_close(prompt["output"], whole)
     alone = Interpreter(graph, tensors(graph)).run({"x": x[:, :5]}, aux=True)[1]["filter.weights"]
-    experts = torch.stack([F.linear(x, tensors(graph)[f"filter.branches.{i}.weight"], tensors(graph)[f"filter.branches.{i}.bias"]) for i in range(N)], -1)
+    weights = tensors(graph)
+    experts = torch.stack([F.linear(x, weights[f"filter.branches.{i}.weight"], weights[f"filter.branches.{i}.bias"]) for i in range(N)], -1)
     for t in range(5, 9):
         y, state = runner.run_step({"x": x[:, t : t + 1]}, state)
         torch.testing.assert_close(y["output"], (experts[:, t : t + 1] * alone.unsqueeze(-2)).sum(-1))
@@ -158,7 +164,8 @@ def test_a_prompt_decides_for_what_follows():
 
 def routed(z: torch.Tensor, options: str, normaliser: str = "softmax") -> dict[str, torch.Tensor]:
     n = z.shape[-1]
-    source = f"model M(x: float[B, T, {n}]) -> float[B, T, {n}] {{ return x -> filter(id -> {normaliser}, {options} branches = [id] * {n}) }}"
+    body = f"x -> filter(id -> {normaliser}, {options} branches = [id] * {n})"
+    source = f"model M(x: float[B, T, {n}]) -> float[B, T, {n}] {{ return {body} }}"
     return told(graphir.load(source), z)
 
 
@@ -169,7 +176,10 @@ TURNS = 1e3 * torch.eye(8, dtype=torch.float64).repeat(2, 2, 1).view(2, 16, 8)
 
 @pytest.mark.parametrize(
     ("z", "form", "wanted"),
-    [(EVEN, "switch", 1), (TURNS, "switch", 1), (COLLAPSED, "switch", 8), (EVEN, "document", 1), (TURNS, "document", 1), (COLLAPSED, "document", 16)],
+    [
+        (EVEN, "switch", 1), (TURNS, "switch", 1), (COLLAPSED, "switch", 8),
+        (EVEN, "document", 1), (TURNS, "document", 1), (COLLAPSED, "document", 16),
+    ],
 )
 def test_balance(z, form, wanted):
     loss = routed(z, f'keep = 1, balance = 0.5, balance_form = "{form}",')["balance"]
@@ -250,16 +260,17 @@ def test_balance_without_loss():
 
 def test_groups():
     z = torch.tensor([[[1.0, 0.1, 0.9, 0.8, 0.95, 0.2]]], dtype=torch.float64)
-    source = "model M(x: float[B, T, 6]) -> float[B, T, 6] { return x -> filter(id, keep = 2, groups = 3, keep_groups = 1, branches = [id] * 6) }"
-    assert told(graphir.load(source), z, {"filter.choice.bias": torch.zeros(6, dtype=torch.float64)})["weights"].flatten().tolist() == pytest.approx(
-        [0, 0, 0.9 / 1.7, 0.8 / 1.7, 0, 0]
-    )
+    body = "x -> filter(id, keep = 2, groups = 3, keep_groups = 1, branches = [id] * 6)"
+    graph = graphir.load(f"model M(x: float[B, T, 6]) -> float[B, T, 6] {{ return {body} }}")
+    weights = told(graph, z, {"filter.choice.bias": torch.zeros(6, dtype=torch.float64)})["weights"]
+    assert weights.flatten().tolist() == pytest.approx([0, 0, 0.9 / 1.7, 0.8 / 1.7, 0, 0])
 
 
 # gradients
 
 SMOOTH = [
-    "", "keep = 2,", "keep = 2, renormalise = false,", "keep = 2, keep_first = true,", "per_sample = true,", "keep = 1, renormalise = false, capacity = 2,",
+    "", "keep = 2,", "keep = 2, renormalise = false,", "keep = 2, keep_first = true,", "per_sample = true,",
+    "keep = 1, renormalise = false, capacity = 2,",
     "keep = 2, scale = 1.5, balance = 0.3, importance = 0.2, z_loss = 0.1, report = true,", 'balance = 0.3, balance_form = "document",',
     "keep = 2, groups = 2, keep_groups = 1, bias_update = 0.1,",
 ]
@@ -346,4 +357,5 @@ def test_other_diagnostics():
         found = graphir.check(f"model M(x: float[B, T, 8]) -> float[B, T, 8] {{ return x -> {inside} }}")
         assert found[0].code == code
         assert words in found[0].message
-    assert "noise" in " ".join(graphir.check("model M(x: float[B, 8]) -> float[B, 8] { return x -> filter(linear(1), noize = 1) { a: id } }")[0].help)
+    misspelt = graphir.check("model M(x: float[B, 8]) -> float[B, 8] { return x -> filter(linear(1), noize = 1) { a: id } }")[0]
+    assert "noise" in " ".join(misspelt.help)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
@@ -31,7 +32,9 @@ def tokens(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, D, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
-def run(graph: graphir.Graph, weights: Weights, x: torch.Tensor, training: bool = False, **more: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def run(
+    graph: graphir.Graph, weights: Weights, x: torch.Tensor, training: bool = False, **more: torch.Tensor
+) -> tuple[torch.Tensor, Weights]:
     outputs, aux = Interpreter(graph, weights, training=training).run({"x": x, **more}, aux=True)
     return outputs["output"], aux
 
@@ -246,14 +249,16 @@ def test_the_chosen_of_a_mixture_of_depths_keep_their_order():
     r = F.linear(x, w["m.router.weight"])[0, :, 0]
     places = sorted(r.topk(3).indices.tolist())
     wanted = x.clone()
-    for before, t in zip(places, places[1:]):
+    for before, t in pairwise(places):
         wanted[0, t] += r[t] * x[0, before]
     torch.testing.assert_close(run(graph, w, x)[0], wanted)
 
 
 def test_the_predictor_of_depths_learns_and_samples():
     source = f"""
-    model Training(d = {D})(x: float[B, T, d]) -> (y: float[B, T, d], loss: float[]) {{ return x -> MixtureOfDepthsTraining(MLP(8), T // 4) as m }}
+    model Training(d = {D})(x: float[B, T, d]) -> (y: float[B, T, d], loss: float[]) {{
+      return x -> MixtureOfDepthsTraining(MLP(8), T // 4) as m
+    }}
     model Sampling(d = {D})(x: float[B, T, d]) -> float[B, T, d] {{ return x -> MixtureOfDepthsSampling(MLP(8)) as m }}
     """
     training, sampling = (graphir.load(source, n) for n in ("Training", "Sampling"))
@@ -286,22 +291,23 @@ def test_the_predictor_of_depths_learns_and_samples():
         torch.testing.assert_close(out["output"], sampled[:, t : t + 1])
 
 
-def test_mixture_of_agents():
-    w, x = {}, tokens(2, 5)
-    for aggregate, join in (
-        ("mean", lambda a: a.mean(0)), ("max", lambda a: a.amax(0)), ("concat(axis = 1)", lambda a: torch.cat(list(a), 1)),
-        ("blend(learnable = true)", lambda a: (torch.softmax(w["m.aggregate.weight"], -1).view(-1, 1, 1, 1) * a).sum(0)),
-    ):
-        result = "3 * T" if "concat" in aggregate else "T"
-        source = f"model M(d = {D})(x: float[B, T, d]) -> float[B, {result}, d] {{ return x -> MixtureOfAgents([MLP(8)] * 3, {aggregate}, linear(d)) as m }}"
-        graph = graphir.load(source)
-        w.clear()
-        w |= tensors(graph)
-        paths = sorted(n.removesuffix(".up.weight") for n in w if n.endswith(".up.weight"))
-        agents = torch.stack([mlp(w, p, x) for p in paths])
-        if "blend" in aggregate:
-            w["m.aggregate.weight"] = next(v for n, v in w.items() if v.shape == (3,))
-        torch.testing.assert_close(run(graph, w, x)[0], F.linear(join(agents), w["m.final.weight"], w["m.final.bias"]), msg=aggregate)
+@pytest.mark.parametrize(
+    ("aggregate", "join"),
+    [
+        ("mean", lambda a, w: a.mean(0)),
+        ("max", lambda a, w: a.amax(0)),
+        ("concat(axis = 1)", lambda a, w: torch.cat(list(a), 1)),
+        ("blend(learnable = true)", lambda a, w: (torch.softmax(w["m.aggregate.logits"], -1).view(-1, 1, 1, 1) * a).sum(0)),
+    ],
+)
+def test_mixture_of_agents(aggregate, join):
+    result = "3 * T" if "concat" in aggregate else "T"
+    body = f"x -> MixtureOfAgents([MLP(8)] * 3, {aggregate}, linear(d)) as m"
+    graph = graphir.load(f"model M(d = {D})(x: float[B, T, d]) -> float[B, {result}, d] {{ return {body} }}")
+    w, x = tensors(graph), tokens(2, 5)
+    agents = torch.stack([mlp(w, n.removesuffix(".up.weight"), x) for n in w if n.endswith(".up.weight")])
+    assert len(agents) == 3
+    torch.testing.assert_close(run(graph, w, x)[0], F.linear(join(agents, w), w["m.final.weight"], w["m.final.bias"]))
 
 
 # slots
@@ -345,7 +351,7 @@ def test_a_slot_is_filled_swapped_and_emptied_at_run_time(target):
 
 def test_slots_that_do_not_fit():
     net = graphir.compile(SLOTTED)
-    with pytest.raises(graphir.GraphirError, match="no slot `layers.1.plg`") as failed:
+    with pytest.raises(graphir.GraphirError, match=r"no slot `layers\.1\.plg`") as failed:
         net.set_slot("layers.1.plg", nn.Identity())
     assert failed.value.diagnostics[0].code == "E0812"
     assert "layers.1.plug" in " ".join(failed.value.diagnostics[0].help)
@@ -366,8 +372,8 @@ def test_filled_slots_travel_with_copies():
 def test_a_mixture_trains():
     """Two regimes: linear experts together fit what no linear map can; sparse, with the balance loss."""
     torch.manual_seed(0)
-    source = "model M(x: float[B, 2]) -> float[B, 1] { return x -> filter(linear(4) -> softmax, keep = 2, balance = 0.01, branches = [linear(1)] * 4) }"
-    net = graphir.compile(source, dispatch="sorted")
+    body = "x -> filter(linear(4) -> softmax, keep = 2, balance = 0.01, branches = [linear(1)] * 4)"
+    net = graphir.compile(f"model M(x: float[B, 2]) -> float[B, 1] {{ return {body} }}", dispatch="sorted")
     assert net.graphir.ops["collect"] == 1
     x = torch.randn(512, 2)
     y = torch.where(x[:, :1] > 0, 2 * x[:, 1:], -2 * x[:, 1:])

@@ -32,7 +32,7 @@ def _routes_shape(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
     examples=("routes(P) : float[B, T, 4]",),
 )
 def routes(weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Weights [*S, n] -> int[P], int[P], int[n]: the tokens that chose branch 0, then 1, ...; their places in the weights; how many each.
+    """Weights [*S, n] -> int[P], int[P], int[n]: who chose branch 0, then 1, ...; their places in the weights; how many each.
 
     Tokens are counted through *S; P is how many weights are not zero.
     """

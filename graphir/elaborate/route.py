@@ -154,13 +154,13 @@ class _Routing:
         if not wanted:
             return router, None
         value = router.value.brick if isinstance(router.value, Named) else router.value
-        stages: tuple[Stage, ...] = value.stages if isinstance(value, Pipeline) else ()
+        stages = list(value.stages) if isinstance(value, Pipeline) else []
         ends = [i for i, s in enumerate(stages) if i and isinstance(s.value, Primitive) and s.value.name in NORMALISERS]
         if not ends:
             message = f"`{wanted[0]}` needs a router that ends in a normaliser"
             raise self.run.fail("E0410", message, router.span, scope=self.scope, help=("write `linear(n) -> softmax`",))
-        head, tail = Pipeline(stages[: ends[-1]]), stages[ends[-1] :]
-        last = tail[0] if len(tail) == 1 else Stage(Pipeline(tail), tail[0].segment, tail[0].span)
+        head, tail = Pipeline(tuple(stages[: ends[-1]])), stages[ends[-1] :]
+        last = tail[0] if len(tail) == 1 else Stage(Pipeline(tuple(tail)), tail[0].segment, tail[0].span)
         return replace(router, value=head), last
 
     def _router(self, router: Stage, x: Value, branches: int | None) -> Value:

@@ -8,9 +8,11 @@ from math import prod
 from typing import Any
 
 from ..bricks.declare import REGISTRY
+from ..bricks.decoding import decoding
 from ..ir.dims import Dim, extremum
 from ..ir.graph import Attrs, Graph, Node, Precondition
 from ..ir.types import Type
+from ..lang.diagnostic import GraphirError
 from .format import partial
 
 BYTES = {"float": 4, "int": 8, "bool": 1}
@@ -45,9 +47,10 @@ def state_of(call: Call, graph: Graph) -> Dim:
         found = 0
         if declaration is not None and declaration.state is not None:
             names = declaration.names(types, attrs, graph.facts)
-            for shape, dtype in declaration.state.init(types, names).values():
+            for name, (shape, dtype) in declaration.state.init(types, names).items():
                 if shape:
-                    found = found + _grown(shape, types, names) * BYTES[dtype]
+                    full = _grown(shape, types, names) if name == "past" else prod(shape, start=1)
+                    found = found + full * BYTES[dtype]
         _keep(_state, call, found)
     return found
 
@@ -67,6 +70,28 @@ def _keep(memory: dict[Call, Dim], call: Call, value: Dim) -> None:
     if len(memory) >= REMEMBERED:
         memory.clear()
     memory[call] = value
+
+
+def kept_by(graph: Graph) -> dict[str, Dim]:
+    """Bytes that decoding keeps after a whole sequence, by node path; empty for a model that does not decode.
+
+    What is computed once and kept (the memory of an encoder) counts where it is made, the cache of a mask where it is first read.
+    """
+    try:
+        how = decoding(graph)
+    except GraphirError:
+        return {}
+    own = {node.where.path for node in graph.nodes}
+    found: dict[str, Dim] = {}
+    readers = {value: node for node in reversed(how.graph.nodes) for value in node.inputs}
+    for node in how.grown:
+        place = node if node.where.path in own else readers[node.outputs[0]]
+        found[place.where.path] = found.get(place.where.path, 0) + state_of(call_of(node, how.graph), how.graph)
+    for value in how.kept.values():
+        if value.node is not None:
+            path = value.node.where.path
+            found[path] = found.get(path, 0) + prod(value.type.shape, start=1) * BYTES[value.type.dtype]
+    return {path: bytes for path, bytes in found.items() if bytes != 0}
 
 
 def total(graph: Graph, cost: Any, sizes: Mapping[str, int]) -> Dim:

@@ -18,7 +18,7 @@ from ..bricks.declare import REGISTRY
 from ..ir.dims import Dim
 from ..ir.graph import Graph, Node, Value
 from . import format as f
-from .costs import BYTES, call_of, flops_of, state_of, total
+from .costs import BYTES, call_of, flops_of, kept_by, total
 from .scopes import Fold, Part, Piece, contents, postorder, relative, tree
 from .shared import Sharing
 
@@ -85,7 +85,7 @@ class Summary:
     @cached_property
     def state_bytes(self) -> Dim:
         """Bytes that decoding keeps, in float32, after a whole sequence."""
-        return total(self.graph, state_of, self.sizes)
+        return _add(f.partial(bytes, self.sizes) for bytes in kept_by(self.graph).values())
 
     @cached_property
     def activation_bytes(self) -> Dim:
@@ -212,6 +212,7 @@ class _Rows:
         self.flops: dict[Part, Dim] = {}
         self.state: dict[Part, Dim] = {}
         self.sharing = Sharing(graph)
+        self.kept = kept_by(graph)
         self._sum()
 
     def _sum(self) -> None:
@@ -224,7 +225,7 @@ class _Rows:
             node, call = part.node, call_of(part.node, self.graph)
             self.parameters[part] = self.sharing.owned(self.graph, [node])
             self.flops[part] = f.partial(flops_of(call, self.graph), self.sizes)
-            self.state[part] = f.partial(state_of(call, self.graph), self.sizes)
+            self.state[part] = f.partial(self.kept.get(node.where.path, 0), self.sizes)
 
     def walk(self) -> Iterator[Row]:
         for name, value in self.graph.inputs:
