@@ -62,7 +62,7 @@ class StateRule:
 
     `init(types, names)` gives `{name: (shape, dtype)}` of the state before the first token: `types` are the input types, `names`
     the attributes and bound dims (`Declaration.names`). All zeros, or what `fill` says by name. Batch is axis 0 of every state
-    tensor that has axes; growing caches start with length 0; `offset` (no axes) counts the tokens seen.
+    tensor that has axes; a growing cache is called `past` and starts with length 0; `offset` (no axes) counts the tokens seen.
     `step(state, *inputs, **weights_and_attrs)` is called like the body with a leading mapping of state tensors, for any number
     of new tokens from one up, and returns (result, new state mapping); the new tensors may be longer, or float32 in half precision.
     `crop(state, length, attrs)` gives the state after the first `length` tokens, None where that is gone.

@@ -20,7 +20,7 @@ EMITS = ("graph", "dot", "svg", "fx", "python", "pt2")
 @set_option
 @stitch_option
 @click.option("--target", type=click.Choice(["cpu", "cuda", "interpreter"]), default="cpu", show_default=True)
-@click.option("--mode", type=click.Choice(["train", "infer"]), default="train", show_default=True)
+@click.option("--mode", type=click.Choice(["train", "infer", "decode"]), default="train", show_default=True)
 @strict_option
 @click.option("--emit", type=click.Choice(EMITS), help="Write one form of the model instead of a folder.")
 @click.option("--passes", metavar="PIPELINE", help="Passes to run instead of the mode's own, such as 'stitch{form=mlp},share'.")

@@ -8,6 +8,8 @@ import click
 
 from .common import file_argument, load, model_option, set_option, settled, sizes, stitch_option, strict_option
 
+from .generation import generation
+
 
 @click.command("run")
 @file_argument
@@ -26,6 +28,10 @@ from .common import file_argument, load, model_option, set_option, settled, size
 @click.option("--double", is_flag=True, help="Compute in float64 (on the interpreter).")
 @click.option("--output", "-o", metavar="FILE", help="Write the outputs as safetensors.")
 @click.option("--aux", is_flag=True, help="Auxiliary outputs too: routing weights, losses.")
+@click.option("--generate", type=click.IntRange(1), metavar="N", help="Generate N tokens with a language model, step by step.")
+@click.option("--prompt", metavar="FILE|random", default="random", show_default=True, help="Tokens to begin with: numbers in a text file, or random ones.")
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 takes the most likely token; more draws at random.")
+@click.option("--top-k", type=click.IntRange(1), help="Draw among so many tokens only.")
 def command(file: str, inputs: str | None, dims: dict[str, int], model: str | None, params: dict[str, Any], stitch: bool, target: str, **options: Any) -> None:
     """Run a model and say what came out."""
     from ..api import optimise, tensors
@@ -35,6 +41,9 @@ def command(file: str, inputs: str | None, dims: dict[str, int], model: str | No
         raise click.UsageError("--trace and --double run on the interpreter")
     graph = load(file, model, params, stitch)
     need_device(target)
+    if options["generate"]:
+        generation(graph, dims, target, options)
+        return
     from ..backends.samples import read_inputs, sample_inputs
 
     given = read_inputs(inputs, graph) if inputs else sample_inputs(graph, dims, options["seed"])

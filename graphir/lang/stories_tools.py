@@ -160,6 +160,12 @@ CODES = {
         " whose state must grow (a long convolution, a relative bias). Without `length` the state grows with the tokens:\n\n"
         "    state = net.init_state(batch)",
     ),
+    "E0815": Code(
+        "the model does not generate tokens",
+        "`--generate` feeds a language model its own tokens: step by step it takes int[B, T] and nothing else, and gives"
+        " float[B, T, vocab]. The prompt holds tokens of that vocabulary:\n\n"
+        "    graphir run model.arch --generate 16 --prompt random --temperature 0.8 --top-k 40",
+    ),
     "E0820": Code(
         "a name table cannot be read",
         "A table that maps the weights of another program to this model's is a TOML file of patterns; it is malformed at the place named.",
