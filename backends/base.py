@@ -211,7 +211,7 @@ def compile_module(
 ) -> Any:
     """A module that runs the graph on a target: an fx GraphModule (`cpu`, `cuda`) or an `InterpretedNetwork`.
 
-    `mode`: `train`, or `infer` (dropout off, no gradients of weights). `weights` are tensors by name, else made from `seed`.
+    `mode`: `train`, `infer` (dropout off, no gradients of weights), or `decode` (a `Decoder`; fx only). `weights` are tensors by name, else made from `seed`.
     `inductor` compiles each distinct block with torch.compile. `dispatch` is how filters run their branches (`dispatch.py`): `auto`,
     with `inductor` that is `static`, since other forms break its graphs; the interpreter runs them dense.
     What the program puts on another backend runs there (`settle.py`), but for the interpreter, which runs all of a graph; what cannot

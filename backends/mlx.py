@@ -120,9 +120,12 @@ class Border(torch.autograd.Function):
 
 
 def to_mlx(tensor: torch.Tensor) -> Array:
-    """The array of a tensor's numbers and precision: a copy. GraphirError E0830 for float64, whose functions MLX computes in single precision."""
+    """The array of a tensor's numbers and precision: a copy.
+
+    Raises GraphirError E0830 for float64: MLX computes `exp`, `sin` and others of it in single precision.
+    """
     if tensor.dtype == torch.float64:
-        help = ("convert the model with `.float()`", "`--target interpreter` and fx compute in double precision: `--passes place{override=true}`")
+        help = ("convert the model with `.float()`", "fx computes in double precision: `--passes place{override=true}`")
         raise GraphirError(Diagnostic("E0830", "a part that is `on mlx` is given float64, which MLX does not compute in full", help=help))
     return mx.array(tensor.detach().cpu())
 

@@ -20,6 +20,10 @@ SMALLEST = 2  # torch.export takes a length of 0 or 1 for a constant
 def export(network: Network) -> Any:
     """The `torch.export.ExportedProgram` of a network. Raises GraphirError E0808 where torch cannot export it as declared."""
     graph = network.graphir
+    away = next((node for node in graph.nodes if node.where.backend in ("mlx", "interpreter")), None)
+    if away is not None:
+        message = f"torch.export cannot export `{graph.name}`: `{away.where.path}` is on {away.where.backend}"
+        raise GraphirError(Diagnostic("E0808", message, away.where.span, help=("put it on fx: `--passes place{override=true}`",)))
     sizes = example_sizes(graph)
     device = next((t.device for t in network.state_dict().values()), torch.device("cpu"))
     floats = next((t.dtype for t in network.state_dict().values()), torch.float32)

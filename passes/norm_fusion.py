@@ -144,12 +144,13 @@ def _order(graph: Graph, fused: Mapping[Node, Node]) -> tuple[dict[Node, Node], 
 
 
 def _emit_fused(add: Node, norm: Node, rewriter: Rewriter) -> None:
-    op, where = FAMILIES[norm.op].fused, norm.where
+    op, moved = FAMILIES[norm.op].fused, rewriter.moved
     (total,), (normed,) = add.outputs, norm.outputs
-    inputs = tuple([rewriter.final(v) for v in add.inputs])
-    place = where._replace(frames=(*where.frames[:-1], op))
+    path, frames, span, backend = norm.where
+    inputs = tuple([moved.get(v, v) for v in add.inputs])
+    place = Where(path, (*frames[:-1], op), span, backend)
     node = Node(op, inputs, _taken(op, norm.attrs), norm.weights, place, (total.type, normed.type))
-    rewriter.moved[total], rewriter.moved[normed] = rewriter.offer(node)
+    moved[total], moved[normed] = rewriter.offer(node)
     rewriter.report.fired[SUM_AND_NORM] += 1
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"graphir": ROOT / "graphir", "graphir.passes": ROOT / "passes", "graphir.backends": ROOT / "backends"}
-ORDER = ("graphir.lang", "graphir.ir", "graphir.bricks", "graphir.elaborate", "graphir.view", "graphir.passes", "graphir.backends", "graphir.cli")
+ORDER = ("graphir.lang", "graphir.ir", "graphir.bricks", "graphir.elaborate", "graphir.view", "graphir.passes", "graphir.backends", "graphir.mad", "graphir.cli")
 TOP = {"graphir", "graphir.api", "graphir.folder", "graphir.atomic"}
 # The graph offers its derived views as methods: it reaches up when they are called, and says so here.
 REACHES_UP = {("graphir.ir.graph", "graphir.view.summary"), ("graphir.ir.graph", "graphir.view.svg")}

@@ -23,11 +23,13 @@ import graphir
 
 PROGRAM = Path(__file__).with_name("experts.arch")
 KINDS = ("dense", "lstm", "conv", "attention")
-BALANCE = 0.1
+NOISE, BALANCE = 1.0, 0.1
 
 MIXTURES: dict[str, dict[str, Any]] = {
-    "balance loss": {"balance": BALANCE},
-    "no balance loss": {},
+    "noise and balance loss": {"noise": NOISE, "balance": BALANCE},
+    "noise alone": {"noise": NOISE},
+    "balance loss alone": {"balance": BALANCE},
+    "neither": {},
     "untrained router": {"train_router": False},
 }
 """Parameters of `Mixture` by label. The untrained router stays as initialised while experts, stitches and head are trained."""
@@ -68,6 +70,7 @@ def draw(count: int, length: int, generator: torch.Generator) -> tuple[torch.Ten
 def train(graph: graphir.Graph, seed: int, steps: int, batch: int, length: int, rate: float = 5e-3) -> torch.nn.Module:
     """Adam with one rise and fall of the rate; binary cross-entropy, plus the auxiliary losses that the program asks for."""
     net = graphir.compile(graph, seed=seed)
+    torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(2 * seed)
     optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
@@ -114,7 +117,7 @@ def equal_width(kind: str, parameters: int) -> int:
 def graphs() -> dict[str, graphir.Graph]:
     """Everything that is compared, by label: the mixtures, and each expert alone at equal parameters."""
     mixtures = {label: graphir.load(PROGRAM, "Mixture", **params) for label, params in MIXTURES.items()}
-    parameters = mixtures["no balance loss"].parameters
+    parameters = mixtures["neither"].parameters
     alone = {f"{kind} alone": graphir.load(PROGRAM, "Alone", kind=kind, hidden=equal_width(kind, parameters)) for kind in KINDS}
     return mixtures | alone
 
@@ -172,9 +175,10 @@ def plot(results: Results, path: Path) -> None:
     matplotlib.rcParams |= {"svg.hashsalt": "experts", "svg.fonttype": "none", "font.size": 9}
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 4, figsize=(14, 3.9), width_ratios=[1, 1, 1, 1.7], layout="constrained")
+    figure, grid = pyplot.subplots(2, 3, figsize=(12, 8.4), width_ratios=[1, 1, 1.15], layout="constrained")
+    axes = grid.flatten()
     for axis, label in zip(axes, MIXTURES):
-        shares = torch.tensor([r["routing"] for r in results[label]]).mean(0)
+        shares = torch.tensor([r["routing"] for r in results[label]]).mean(0).numpy()
         axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
         for k in range(4):
             for e in range(4):
@@ -183,8 +187,9 @@ def plot(results: Results, path: Path) -> None:
         axis.set_xticks(range(4), KINDS, rotation=30)
         axis.set_yticks(range(4), KINDS)
         axis.set_xlabel("goes to expert")
-    axes[0].set_ylabel("token of kind")
-    last = axes[3]
+    for axis in grid[:, 0]:
+        axis.set_ylabel("token of kind")
+    last = axes[5]
     for row, (_label, rows) in enumerate(results.items()):
         last.plot([r["answers"] for r in rows], [row] * len(rows), "o", alpha=0.4, color="tab:blue")
         last.plot([sum(r["answers"] for r in rows) / len(rows)], [row], "|", color="black", markersize=16)
@@ -192,8 +197,8 @@ def plot(results: Results, path: Path) -> None:
     last.invert_yaxis()
     last.axvline(0.5, color="gray", linewidth=0.8, linestyle=":")
     last.set_xlim(0.45, 1.02)
-    last.set_xlabel("share of right answers, held out; a dot for each seed, the line their mean")
-    last.set_title("answers, at equal parameters")
+    last.set_xlabel("right answers, held out: a dot for each seed, a line for the mean")
+    last.set_title("right answers at equal parameters")
     metadata = {"Date": None} if path.suffix == ".svg" else None
     figure.savefig(path, metadata=metadata)
     pyplot.close(figure)

@@ -19,15 +19,15 @@ HERE = Path(__file__).parent
 MIXERS = ("attention", "mlstm", "linear-attention", "mamba", "conv", "nothing")
 SETTINGS = (
     tasks.setting("in-context-recall", vocab=8, length=32, train=6400, test=640),
-    tasks.setting("selective-copying", vocab=16, length=32, copies=6, train=6400, test=640),
+    tasks.setting("selective-copying", vocab=8, length=24, copies=4, train=6400, test=640),
 )
 SEEDS = (0, 1, 2)
 
 
 def grid(only: str | None = None) -> list[runs.Run]:
     return [
-        runs.Run(mixer, graphir.load(HERE / "grid.arch", mixer=mixer, vocab=setting.vocab), setting, train.CORRECTED, steps=600, batch=32, rate=3e-3, seed=seed)
-        for setting in SETTINGS for seed in SEEDS for mixer in MIXERS
+        runs.Run(mixer, graphir.load(HERE / "grid.arch", mixer=mixer, vocab=setting.vocab), setting, train.CORRECTED, steps=1400, batch=32, rate=4e-3, seed=seed)
+        for seed in SEEDS for setting in SETTINGS for mixer in MIXERS
         if only in (None, setting.task)
     ]
 

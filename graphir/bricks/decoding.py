@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..ir.dims import free_names
 from ..ir.graph import Attrs, Graph, Node, Value, Where
@@ -110,16 +111,17 @@ def _mixed(node: Node, declaration: Declaration) -> set[int]:
 
 
 def cannot_decode(blind: Iterable[Node]) -> GraphirError:
-    """E0810 for nodes that see later tokens."""
-    return GraphirError(
-        [
-            Diagnostic(
-                "E0810", f"`{n.where.path}` cannot decode step by step: `{n.op}` sees later tokens", n.where.span,
-                help=("set `causal = true`, or run the whole sequence",),
-            )
-            for n in blind
-        ]
-    )
+    """E0810 for nodes that see later tokens, those of one place in the text together."""
+    groups: dict[Any, list[Node]] = {}
+    for node in blind:
+        groups.setdefault((node.op, str(node.where.span) if node.where.span else node.where.path), []).append(node)
+    return GraphirError([_sees_later(nodes) for nodes in groups.values()])
+
+
+def _sees_later(nodes: list[Node]) -> Diagnostic:
+    first, more = nodes[0], f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+    message = f"`{first.where.path}`{more} cannot decode step by step: `{first.op}` sees later tokens"
+    return Diagnostic("E0810", message, first.where.span, help=("set `causal = true`, or run the whole sequence",))
 
 
 def _whole(graph: Graph, blind: Iterable[Node], whole: frozenset[str], registry: Registry) -> frozenset[str]:

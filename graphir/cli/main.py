@@ -21,6 +21,8 @@ COMMANDS = {
     "bricks": "The reference manual of bricks.",
     "stitch-fit": "Initialise stitches by least squares on a calibration batch.",
     "replay": "Run a pipeline again on the graph of a crash report.",
+    "mad": "Train models on the MAD tasks.",
+    "import": "Turn a config that lists layers into a program.",
     "completion": "Print the completion script of a shell.",
 }
 

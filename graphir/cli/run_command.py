@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from .common import file_argument, load, model_option, set_option, settled, sizes, stitch_option, strict_option
-
 from .generation import generation
 
 

@@ -26,7 +26,7 @@ from .values import (
 )
 
 LARGE, LARGE_REPLAY = 4_000, 500
-MAX_STEPS = 300_000
+MAX_STEPS = 200_000
 MAX_CALLS = 60
 
 

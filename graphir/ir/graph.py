@@ -204,7 +204,7 @@ class Graph:
         """Whether no two nodes apply one op to the same inputs (seen through forks) with the same weights: no two calls are equal then."""
         nodes = [node for node in self.nodes if node.op != "fork"] if "fork" in self.ops else self.nodes
         if len(nodes) == len(self.nodes):
-            return len({(node.op, node.inputs, node.weights) for node in nodes}) == len(nodes)
+            return len({(n.op, n.inputs) for n in nodes}) == len(nodes) or len({(n.op, n.inputs, n.weights) for n in nodes}) == len(nodes)
         source: dict[Value, Value] = {}
         for node in self.nodes:
             if node.op == "fork":

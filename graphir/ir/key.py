@@ -72,9 +72,17 @@ def _from_above(graph: Graph, renaming: _Renaming) -> bytes | None:
     seen: set[bytes] = set()
     shared = _shared(graph)
     users: dict[str, list[bytes]] = {name: [] for name in shared}
+    inventory, by_identity = graph.weights, labels.by_identity
     for node in graph.live:
-        label, commutes = labels(node)
         operands, outputs = node.inputs, node.outputs
+        known: Any = [node.op, id(node.attrs), len(operands), node.where[3], len(outputs)]
+        for value in outputs:
+            known.append(id(value.type))
+        for role, name in node.weights:
+            known.append(role)
+            known.append(id(inventory[name]))
+        known = tuple(known)
+        label, commutes = by_identity.get(known) or labels.add(known, node)
         if len(operands) == 1:
             data = label + tokens[operands[0]]
         else:
@@ -118,28 +126,15 @@ class _Labels:
         self.by_identity: dict[Any, tuple[bytes, bool]] = {}
         self.by_content: dict[Any, tuple[bytes, bool]] = {}
 
-    def __call__(self, node: Node) -> tuple[bytes, bool]:
-        """The label, and whether the order of operands means nothing."""
-        outputs, inventory = node.outputs, self.inventory
-        known: Any = [node.op, id(node.attrs), len(node.inputs), node.where[3], len(outputs)]
-        for value in outputs:
-            known.append(id(value.type))
-        for role, name in node.weights:
-            known.append(role)
-            known.append(id(inventory[name]))
-        known = tuple(known)
-        found = self.by_identity.get(known)
-        if found is None:
-            found = self.by_identity[known] = self._by_content(node)
-        return found
-
-    def _by_content(self, node: Node) -> tuple[bytes, bool]:
+    def add(self, identity: Any, node: Node) -> tuple[bytes, bool]:
+        """The label of a node met for the first time, and whether the order of its operands means nothing."""
         held = [(role, self.inventory[name]) for role, name in node.weights]
         own = tuple([(role, w.shape, w.init, w.frozen, w.buffer) for role, w in held])
         known = (node.op, node.attrs, node.where.backend, len(node.inputs), own, *[v.type for v in node.outputs])
         found = self.by_content.get(known)
         if found is None:
             found = self.by_content[known] = (self.renaming.label(node, own), _is_commutative(node))
+        self.by_identity[identity] = found
         return found
 
 

@@ -25,7 +25,7 @@ class Run:
     name: str
     graph: Graph
     setting: tasks.Setting
-    protocol: train.Protocol
+    protocol: train.Protocol = train.CORRECTED
     steps: int | None = None
     batch: int = 128
     rate: float = 5e-4

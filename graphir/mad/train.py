@@ -77,7 +77,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = compile(graph, target=target, seed=seed).train()
-        optimiser = torch.optim.AdamW(_groups(net, decay), lr=rate)
+        optimiser = torch.optim.AdamW(_groups(net, decay), lr=rate, fused=True)
         started = time.perf_counter()
         first = evaluate(net, data, batch, target)
         loss = torch.tensor(math.nan)

@@ -110,9 +110,30 @@ def test_decoding_gives_the_recorded_logits(name, prefill):
     assert float((torch.cat(made, 1) - ref.recorded["decode.logits"]).abs().max()) <= ref.atol
 
 
+@pytest.mark.parametrize("name", DECODED)
+@pytest.mark.parametrize("prefill", [1, 5])
+@pytest.mark.parametrize("fixed", [False, True], ids=["growing", "fixed"])
+def test_fx_decodes_the_recorded_logits(name, prefill, fixed):
+    ref = reference(name)
+    net = graphir.compile(ref.graph, mode="decode", weights=ref.weights())
+    tokens = ref.inputs()[ref.case["steps"][0]]
+    if fixed and any(n.op == "relative_bias" for n in ref.graph.nodes):
+        with pytest.raises(GraphirError, match=r"E0814"):
+            net.init_state(tokens.shape[0], length=tokens.shape[1])
+        return
+    state = net.init_state(tokens.shape[0], length=tokens.shape[1]) if fixed else None
+    made, given = [], None
+    for inputs in ref.steps(prefill):
+        given = inputs if given is None else {n: t for n, t in inputs.items() if n in net.steps}
+        with torch.no_grad():
+            outputs, state = net(**given, state=state)
+        made.append(named(net, outputs)["logits"])
+    assert float((torch.cat(made, 1) - ref.recorded["decode.logits"]).abs().max()) <= ref.atol
+
+
 def test_an_encoder_cannot_be_fed_token_by_token():
     ref = reference("t5")
-    with pytest.raises(GraphirError, match="E0810") as refused:
+    with pytest.raises(GraphirError, match=r"E0810") as refused:
         Interpreter(ref.graph, ref.weights()).run_step(ref.inputs())
     assert "decoder.0.mixer" not in str(refused.value)
 
