@@ -23,6 +23,7 @@ from graphir.ir.graph import Graph, Node, Value
 from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 from .base import axis_that_gives, declaration_of, demand, gives, gives_tuple, telling_attrs
+from .fetch import Fetching
 from .modules import LIKE, Named, argument, attach, attribute, parameter
 from .parts import module_of, own_module
 from .plan import Part, Plan, plan
@@ -43,10 +44,17 @@ class Block(Named, fx.GraphModule):
 
     def __init__(self, graph: fx.Graph, name: str):
         super().__init__(nn.Module(), fx.Graph(), name)
+        graph.set_codegen(Fetching())
         self.graph = graph
 
     def recompile(self) -> Any:
+        codegen = self._graph._codegen
+        if isinstance(codegen, Fetching):
+            codegen.quick = True
         code = super().recompile()
+        if isinstance(codegen, Fetching):
+            codegen.quick = False
+            self._code = self._graph.python_code(root_module="self").src
         # fx wraps __call__ for nicer errors; two Python frames per block are too dear for small tensors.
         del type(self).__call__
         return code

@@ -39,8 +39,9 @@ def generate(
     """
     name, output, vocabulary = language_model(net.graphir, net.steps)
     if prompt.numel() == 0 or int(prompt.min()) < 0 or int(prompt.max()) >= vocabulary:
-        message = f"the prompt takes one token or more from 0 to {vocabulary - 1}" + (f", not {int(prompt.max())}" if prompt.numel() else "")
-        raise GraphirError(Diagnostic("E0815", message))
+        wrong = next((t for t in prompt.flatten().tolist() if not 0 <= t < vocabulary), None)
+        message = f"the prompt takes one token or more from 0 to {vocabulary - 1}"
+        raise GraphirError(Diagnostic("E0815", message if wrong is None else f"{message}, not {wrong}"))
     generator = torch.Generator().manual_seed(seed)
     given = {net.input_names[n]: t for n, t in (others or {}).items()}
     state, tokens = None, prompt

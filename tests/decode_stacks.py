@@ -1,4 +1,4 @@
-"""Random hybrid models as `.arch` text: mixers of every family in residual layers, forks, filters, and shared bricks called in several places."""
+"""Random hybrid models as `.arch` text: mixers of every family in residual layers, forks and filters, and shared bricks."""
 
 from __future__ import annotations
 

@@ -140,7 +140,8 @@ def test_rows_are_independent():
 
 
 def test_a_state_is_never_written_into():
-    net, x = net_of(model("return x -> residual(Attention(heads = 2)) -> mLSTM(heads = 4) -> SlidingAttention(heads = 2, window = 3)")), signal()
+    net = net_of(model("return x -> residual(Attention(heads = 2)) -> mLSTM(heads = 4) -> SlidingAttention(heads = 2, window = 3)"))
+    x = signal()
     for start in (None, net.init_state(2, length=LENGTH)):
         _, state = decoded(net, x[:, :6], (6,), start)
         before = {k: t.clone() for k, t in state.items()}
@@ -175,7 +176,8 @@ def test_crop_goes_back(length):
 
 @pytest.mark.parametrize("length", [None, 16])
 def test_crop_past_a_recurrent_state_is_refused(length):
-    net, x = net_of(model("return x -> Attention(heads = 2) -> mLSTM(heads = 4) as cell -> SlidingAttention(heads = 2, window = 3)")), signal()
+    net = net_of(model("return x -> Attention(heads = 2) -> mLSTM(heads = 4) as cell -> SlidingAttention(heads = 2, window = 3)"))
+    x = signal()
     _, state = decoded(net, x, (LENGTH,), None if length is None else net.init_state(2, length=length))
     with pytest.raises(GraphirError, match=r"E0813") as refused:
         net.crop(state, 4)
@@ -187,9 +189,8 @@ def test_crop_past_a_recurrent_state_is_refused(length):
 
 @pytest.mark.parametrize("length", [None, 16])
 def test_reorder_moves_rows(length):
-    net, x = net_of(graphir.load(decode_stacks.program(7))), signal(batch=3)
-    if length is not None and "Hyena" in decode_stacks.program(7):
-        length = None
+    mixers = [m for m in decode_stacks.MIXERS if "Hyena" not in m]
+    net, x = net_of(model("return x -> " + " -> ".join(f"residual(rmsnorm -> {m})" for m in mixers))), signal(batch=3)
     _, state = decoded(net, x[:, :6], (6,), None if length is None else net.init_state(3, length=length))
     index = torch.tensor([2, 0, 0, 1])
     made, _ = decoded(net, x[index, 6:], (1, 4), net.reorder(state, index))

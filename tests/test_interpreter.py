@@ -247,7 +247,8 @@ def test_as_a_module():
 
 def test_targets_are_refused_plainly():
     g = language_model(1)
-    for options, code in (({"target": "cpy"}, "E0806"), ({"mode": "inver"}, "E0806"), ({"mode": "decode"}, "E0806")):
+    unknown = (({"target": "cpy"}, "E0806"), ({"mode": "inver"}, "E0806"), ({"target": "interpreter", "mode": "decode"}, "E0806"))
+    for options, code in unknown:
         with pytest.raises(GraphirError) as error:
             compile_module(g, **options)
         assert codes(error) == [code]

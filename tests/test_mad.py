@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,3 +239,37 @@ def test_the_command_trains_resumes_and_prints_a_table(tmp_path, capsys):
     assert results.read_text() == saved
     assert run([*line[:4], "--size", "vokab=3", "--steps", "1"]) == 1
     assert run(["mad", str(model), "--task", "recall"]) == 2
+
+
+# the four test sequences of the composition document
+
+SEQUENCES = {"homogeneous": {"repeats": 1}, "alternating": {"repeats": 1}, "hybrid": {"repeats": 1, "chunk": 4}, "xlstm_7_1": {}}
+FOLDER = Path(__file__).parent.parent / "examples" / "mad" / "sequences"
+
+
+def sequence(name, mixers=True):
+    """A small form of a sequence, and its text without MLX."""
+    text = (FOLDER / f"{name}.arch").read_text()
+    sizes = {"vocab": 8, "d": 16, "heads": 2, "mixers": mixers, **SEQUENCES[name]}
+    return graphir.load(text, **sizes), graphir.load(text.replace(" on mlx", ""), **sizes)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_sequence_learns_more_with_its_mixers_than_without(name):
+    data = small_data(train=640, test=160)
+    with_mixers, without = (train.fit(sequence(name, mixers)[1], data, steps=150, batch=16, rate=1e-2) for mixers in (True, False))
+    assert with_mixers.loss < without.loss - 0.05
+    assert with_mixers.accuracy > without.accuracy + 0.05
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_layers_on_mlx_train_as_those_of_fx_do(name):
+    mlx = pytest.importorskip("mlx.core")
+    assert mlx is not None
+    data = small_data(train=64, test=32)
+    there, here = sequence(name)
+    assert "mlx" in {node.where.backend for node in there.nodes}
+    assert "mlx" not in {node.where.backend for node in here.nodes}
+    scores = [train.fit(graph, data, steps=3, batch=16, rate=1e-3) for graph in (there, here)]
+    assert scores[0].loss == pytest.approx(scores[1].loss, rel=1e-4)
+    assert scores[0].train_loss == pytest.approx(scores[1].train_loss, rel=1e-4)

@@ -23,7 +23,7 @@ import graphir
 
 PROGRAM = Path(__file__).with_name("experts.arch")
 KINDS = ("dense", "lstm", "conv", "attention")
-NOISE, BALANCE = 1.0, 0.1
+NOISE, BALANCE = 2.0, 0.1
 
 MIXTURES: dict[str, dict[str, Any]] = {
     "noise and balance loss": {"noise": NOISE, "balance": BALANCE},

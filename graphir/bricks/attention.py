@@ -8,6 +8,7 @@ from typing import Any
 from ..ir.dims import Facts
 from ..ir.types import Type
 from .declare import brick
+from .flex import flex, suits
 from .scan import working
 from .signature import Misfit
 from .torch_lazy import F, Tensor, torch
@@ -88,7 +89,13 @@ def sdpa(
     i + S - T, `window` those less than `window` away, `chunk` those of its own chunk. `mask` is true where attention may
     go, [B, S] (padding) or [B, h, T, S]; a query that may see nothing gives zeros. `bias` is added to the logits. `scale`
     defaults to k ** -0.5, `softcap` c is c tanh(s / c), `sink` adds a learned logit per head that takes weight and gives nothing.
+
+    Runs on torch's fused attention; soft caps and sinks, which that lacks, by hand. On CUDA these, windows, chunks and `alibi` run on a
+    compiled FlexAttention kernel where that takes the tensors (`flex.suits` says which).
     """
+    beyond = softcap is not None or sinks is not None or window is not None or chunk is not None or alibi
+    if beyond and suits(q, k, v, bias):
+        return _compiled(q, k, v, mask, bias, sinks, causal, scale, window, chunk, softcap, alibi)
     fused = softcap is None and sinks is None
     triangle = fused and causal and not alibi and q.shape[2] == k.shape[2] and mask is bias is window is chunk is None
     seen, empty = (None, None) if triangle else _seen(q, k, mask, causal, window, chunk)
@@ -101,6 +108,16 @@ def sdpa(
     else:
         y = _by_hand(q, k, v, seen, bias, sinks, scale, softcap)
     return y if empty is None else y.masked_fill(empty, 0.0)
+
+
+def _compiled(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, sinks: Tensor | None, causal: bool, scale: float | None,
+    window: int | None, chunk: int | None, softcap: float | None, alibi: bool,
+) -> Tensor:
+    slopes = torch.tensor(alibi_slopes(q.shape[1]), dtype=working(q), device=q.device) if alibi else None
+    mask = mask[:, None, None, :] if mask is not None and mask.dim() == 2 else mask
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    return flex(q, k, v, mask, bias, sinks, slopes, causal, scale, window, chunk, None if softcap is None else float(softcap))
 
 
 def _seen(

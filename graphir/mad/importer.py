@@ -332,4 +332,5 @@ def _block(made: _Program, block: Mapping[str, Any], place: int, bound: Mapping[
     combiner = _choice("combiner", str(block.get("combiner", "add")), COMBINERS)
     if combiner == "gate" and len(names) != 2:
         raise _wrong(f"block {place}: `gate` joins two bricks, content and control, not {len(names)}")
-    return [f"residual({made.norm} -> fork([{', '.join(names)}]) -> {combiner})"]
+    branches = " ".join(f"{name}{f'_{names[:i].count(name) + 1}' if name in names[:i] else ''}: {name}" for i, name in enumerate(names))
+    return [f"residual({made.norm} -> fork {{ {branches} }} -> {combiner})"]

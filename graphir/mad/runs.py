@@ -16,6 +16,7 @@ from ..lang.diagnostic import Diagnostic, EnvironmentProblem, GraphirError
 from . import tasks, train
 
 Record = Mapping[str, Any]
+REMEMBERED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,9 @@ def execute(runs: Sequence[Run], path: str | os.PathLike[str] | None = None, tar
     for place, run in enumerate(runs):
         if run.id not in known:
             if run.setting not in data:
-                data = {run.setting: tasks.make(run.setting)}
+                if len(data) == REMEMBERED:
+                    data.clear()
+                data[run.setting] = tasks.make(run.setting)
             progress = watch(run, place) if watch is not None else None
             score = train.fit(
                 run.graph, data[run.setting], run.protocol, steps=run.steps, batch=run.batch, rate=run.rate, decay=run.decay, seed=run.seed, target=target,
