@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.fx.graph import CodeGen, PythonCode
 
-from .modules import attribute
+from .modules import LIKE, attribute
 
 # Whole statements alone: what stands inside a string stands in no line of its own.
 _FETCH = re.compile(r'^(    \w+ = )((?:getattr\()*self(?:\.\w+|, "[^"\\]*"\))+)(?=$|;|\()', re.MULTILINE)
@@ -45,4 +45,4 @@ def _through_tables(found: re.Match[str]) -> str:
 def _step(segment: str) -> str:
     """A part by its name in the table; one that has an alias (`lambda_`) is a plain, fast attribute by that."""
     aliased = segment.endswith("_") and attribute(segment[:-1]) == segment
-    return f".{segment}" if aliased else f'._modules["{segment}"]'
+    return f".{segment}" if aliased or segment == LIKE else f'._modules["{segment}"]'

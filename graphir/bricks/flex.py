@@ -39,7 +39,7 @@ def flex(
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
     tables = (mask, bias, sinks, slopes)
-    numbers = tuple(_number(n, q) for n in (scale, softcap, window, chunk))
+    numbers = tuple(_number(n, q) for n in (k.shape[2] - q.shape[2], scale, softcap, window, chunk))
     if torch.compiler.is_compiling():
         return attend(q, k, v, *tables, *numbers, causal)
     ones = tuple(None if t is None else tuple(n == 1 for n in t.shape) for t in (q, k, *tables, *numbers))
@@ -62,12 +62,10 @@ def kernel(*traits: Any) -> Callable[..., Tensor]:
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, sinks: Tensor | None, slopes: Tensor | None,
-    scale: Tensor, softcap: Tensor | None, window: Tensor | None, chunk: Tensor | None, causal: bool,
+    shift: Tensor, scale: Tensor, softcap: Tensor | None, window: Tensor | None, chunk: Tensor | None, causal: bool,
 ) -> Tensor:
-    """What is compiled. A sink s takes of each query the share that it has of exp(lse) + exp(s), so the rest is sigmoid(lse - s)."""
+    """What is compiled. Query i stands at i + shift. A sink s takes of each query the share that it has of exp(lse) + exp(s), so the rest is sigmoid(lse - s)."""
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
-
-    shift = torch.full((), k.shape[2] - q.shape[2], dtype=torch.int32, device=q.device)
 
     def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         s = s * scale

@@ -49,7 +49,10 @@ def rmsnorm(
 
     In half precision the statistics are float32; `cast`: multiply after (llama) or before (gemma) the cast down.
     """
-    if cast == "gemma" and x.dtype in (torch.float16, torch.bfloat16):
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    if not half and (weight is None or weight.dtype == x.dtype):
+        return F.rms_norm(x, x.shape[-1:], weight if weight is None or not offset else weight + offset, eps)
+    if cast == "gemma" and half:
         return _scaled(F.rms_norm(x.float(), x.shape[-1:], None, eps), x.dtype, weight, offset, cast)
     return _scaled(F.rms_norm(x, x.shape[-1:], None, eps), x.dtype, weight, offset, "llama")
 

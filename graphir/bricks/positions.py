@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..ir.dims import Facts
@@ -17,6 +18,7 @@ from .state import positional, tokens
 from .torch_lazy import Tensor, torch
 
 State = Mapping[str, Any]
+LARGEST_KEPT = 2**20  # numbers in a table of turns that is kept for the next call
 
 
 def _rope_shape(types: Sequence[Type], names: Mapping[str, Any], facts: Facts) -> tuple[Type, ...]:
@@ -58,27 +60,57 @@ def rope(
 
     `layout` "half" pairs channel i with i + dims / 2, "interleaved" 2 i with 2 i + 1. `position` (int [T] or [B, T]) replaces the count.
     """
-    at = tokens(x.shape[axis], 0, x) if position is None else position
-    return _rotate(x, at, theta, layout, dims, scaling, axis)
+    return _rotate(x, position, theta, layout, dims, scaling, axis)
 
 
 def _rotate(
-    x: Tensor, at: Tensor, theta: float, layout: str, dims: int | None, scaling: float, axis: int
+    x: Tensor, at: Tensor | None, theta: float, layout: str, dims: int | None, scaling: float, axis: int
 ) -> Tensor:
+    """`at`: the positions, None for 0, 1, 2, ..."""
     dims = x.shape[-1] if dims is None else dims
-    turned, rest = x[..., :dims].to(working(x)), x[..., dims:]
-    rates = theta ** (-torch.arange(0, dims, 2, dtype=turned.dtype, device=x.device) / dims)
-    angle = (at.to(turned.dtype) / scaling).unsqueeze(-1) * rates
+    whole = dims == x.shape[-1]
+    turned = (x if whole else x[..., :dims]).to(working(x))
+    cos, sin = _turns(turned, x.shape[axis], at, theta, layout, scaling)
     axis = axis + x.dim() if axis < 0 else axis
-    shape = [1] * (x.dim() - 1) + [angle.shape[-1]]
-    shape[axis] = angle.shape[-2]
-    if angle.dim() == 3:
-        shape[0] = angle.shape[0]
-    cos, sin = angle.cos().view(shape), angle.sin().view(shape)
-    first, second = (turned[..., 0::2], turned[..., 1::2]) if layout == "interleaved" else turned.chunk(2, -1)
-    pair = (first * cos - second * sin, second * cos + first * sin)
-    y = torch.stack(pair, -1).flatten(-2) if layout == "interleaved" else torch.cat(pair, -1)
-    return torch.cat([y.to(x.dtype), rest], -1)
+    shape = [1] * (x.dim() - 1) + [dims]
+    shape[axis] = cos.shape[-2]
+    if cos.dim() == 3:
+        shape[0] = cos.shape[0]
+    cos, sin = cos.view(shape), sin.view(shape)
+    if layout == "interleaved":
+        other = torch.stack((turned[..., 1::2], turned[..., 0::2]), -1).flatten(-2)
+    else:
+        first, second = turned.chunk(2, -1)
+        other = torch.cat((second, first), -1)
+    y = torch.addcmul(turned * cos, other, sin).to(x.dtype)
+    return y if whole else torch.cat([y, x[..., dims:]], -1)
+
+
+def _turns(like: Tensor, length: int, at: Tensor | None, theta: float, layout: str, scaling: float) -> tuple[Tensor, Tensor]:
+    """cos and signed sin of each channel's turn, each [T, dims] or [B, T, dims]: y = x cos + (the other of the pair) sin."""
+    dims = like.shape[-1]
+    small = at is None and length * dims <= LARGEST_KEPT
+    if small and type(like) is torch.Tensor and not torch.compiler.is_compiling():
+        return _kept_turns(length, dims, theta, layout, scaling, like.dtype, like.device)
+    return _new_turns(tokens(length, 0, like) if at is None else at, dims, theta, layout, scaling, like.dtype)
+
+
+@lru_cache(maxsize=16)
+def _kept_turns(
+    length: int, dims: int, theta: float, layout: str, scaling: float, dtype: Any, device: Any
+) -> tuple[Tensor, Tensor]:
+    """The same for the queries and keys of all layers; made outside of inference mode, so that training may use it too."""
+    with torch.inference_mode(False):
+        return _new_turns(torch.arange(length, device=device), dims, theta, layout, scaling, dtype)
+
+
+def _new_turns(at: Tensor, dims: int, theta: float, layout: str, scaling: float, dtype: Any) -> tuple[Tensor, Tensor]:
+    rates = theta ** (-torch.arange(0, dims, 2, dtype=dtype, device=at.device) / dims)
+    angle = (at.to(dtype) / scaling).unsqueeze(-1) * rates
+    cos, sin = angle.cos(), angle.sin()
+    if layout == "interleaved":
+        return torch.stack((cos, cos), -1).flatten(-2), torch.stack((-sin, sin), -1).flatten(-2)
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def _bias_shape(types: Sequence[Type], names: Mapping[str, Any], facts: Facts) -> tuple[Type, ...]:
