@@ -177,7 +177,12 @@ def _unmet(r: Precondition, sizes: Mapping[str, int]) -> Diagnostic | None:
 def holds(left: int, op: str, right: int) -> bool:
     """left op right, for the comparisons that preconditions know."""
     return {
-        "==": left == right, "!=": left != right, "<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right,
+        "==": left == right,
+        "!=": left != right,
+        "<": left < right,
+        "<=": left <= right,
+        ">": left > right,
+        ">=": left >= right,
     }[op]
 
 
@@ -233,7 +238,9 @@ def compile_module(
     if mode == "decode":
         from .decode import lower_decoder
 
-        network = lower_decoder(graph, weights, seed=seed, dtype=dtype, device=device, dispatch="static" if inductor and dispatch == "auto" else dispatch)
+        network = lower_decoder(
+            graph, weights, seed=seed, dtype=dtype, device=device, dispatch="static" if inductor and dispatch == "auto" else dispatch
+        )
         return network.compiled() if inductor else network
     from .dispatch import dispatch as sparse
     from .fx import lower

@@ -22,7 +22,13 @@ def choose_sizes(graph: Graph, given: Mapping[str, int]) -> dict[str, int]:
     names = sorted({n for _, v in graph.inputs for d in v.type.shape for n in free_names(d)})
     for name in given:
         if name not in names:
-            raise GraphirError(Diagnostic("E0803", f"`{graph.name}` has no runtime dim `{name}`", help=nearest(name, names) or ((f"it has {', '.join(names)}",) if names else ())))
+            raise GraphirError(
+                Diagnostic(
+                    "E0803",
+                    f"`{graph.name}` has no runtime dim `{name}`",
+                    help=nearest(name, names) or ((f"it has {', '.join(names)}",) if names else ()),
+                )
+            )
     chosen = {}
     for name in names:
         least = given.get(name, DEFAULT_SIZE.get(name, OTHER_SIZE))

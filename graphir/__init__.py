@@ -31,14 +31,42 @@ if TYPE_CHECKING:
     from .lang.limits import Limits
 
 _HOMES = {
-    "load": "api", "check": "api", "compile": "api", "interpret": "api", "open": "api", "total_loss": "api",
-    "fit_stitches": "backends.stitch_fit", "parameter_groups": "backends.groups", "Graft": "backends.hosts",
-    "graft_module": "backends.hosts", "register_host": "backends.hosts", "brick": "bricks.declare", "Graph": "ir.graph",
-    "Diagnostic": "lang.diagnostic", "EnvironmentProblem": "lang.diagnostic", "GraphirError": "lang.diagnostic", "Limits": "lang.limits",
+    "load": "api",
+    "check": "api",
+    "compile": "api",
+    "interpret": "api",
+    "open": "api",
+    "total_loss": "api",
+    "fit_stitches": "backends.stitch_fit",
+    "parameter_groups": "backends.groups",
+    "Graft": "backends.hosts",
+    "graft_module": "backends.hosts",
+    "register_host": "backends.hosts",
+    "brick": "bricks.declare",
+    "Graph": "ir.graph",
+    "Diagnostic": "lang.diagnostic",
+    "EnvironmentProblem": "lang.diagnostic",
+    "GraphirError": "lang.diagnostic",
+    "Limits": "lang.limits",
 }
 __all__ = [
-    "Diagnostic", "EnvironmentProblem", "Graft", "Graph", "GraphirError", "Limits", "brick", "check", "compile", "fit_stitches", "graft_module",
-    "interpret", "load", "open", "parameter_groups", "register_host", "total_loss",
+    "Diagnostic",
+    "EnvironmentProblem",
+    "Graft",
+    "Graph",
+    "GraphirError",
+    "Limits",
+    "brick",
+    "check",
+    "compile",
+    "fit_stitches",
+    "graft_module",
+    "interpret",
+    "load",
+    "open",
+    "parameter_groups",
+    "register_host",
+    "total_loss",
 ]
 
 

@@ -41,8 +41,13 @@ def _is_path(value: str | os.PathLike[str]) -> bool:
 
 
 def load(
-    path_or_text: str | os.PathLike[str], model: str | None = None, *, limits: Limits = DEFAULT, root: str | os.PathLike[str] | None = None,
-    stitch: bool = False, **params: Any,
+    path_or_text: str | os.PathLike[str],
+    model: str | None = None,
+    *,
+    limits: Limits = DEFAULT,
+    root: str | os.PathLike[str] | None = None,
+    stitch: bool = False,
+    **params: Any,
 ) -> Graph:
     """The typed graph of a model.
 
@@ -53,7 +58,9 @@ def load(
     return elaboration.elaborate(module(path_or_text, limits, root), model, params, limits=limits, stitch=stitch)
 
 
-def check(path_or_text: str | os.PathLike[str], *, limits: Limits = DEFAULT, root: str | os.PathLike[str] | None = None, **params: Any) -> list[Diagnostic]:
+def check(
+    path_or_text: str | os.PathLike[str], *, limits: Limits = DEFAULT, root: str | os.PathLike[str] | None = None, **params: Any
+) -> list[Diagnostic]:
     """All that is wrong with a program: empty when nothing is. Every model is instantiated with its defaults."""
     try:
         return elaboration.check(module(path_or_text, limits, root), limits=limits, params=params)
@@ -61,7 +68,14 @@ def check(path_or_text: str | os.PathLike[str], *, limits: Limits = DEFAULT, roo
         return list(e.diagnostics)
 
 
-def optimise(graph: Graph, passes: str | None = None, mode: str = "train", watchers: Sequence[Any] = (), recipes: list[Any] | None = None, explain: Sequence[str] = ()) -> Graph:
+def optimise(
+    graph: Graph,
+    passes: str | None = None,
+    mode: str = "train",
+    watchers: Sequence[Any] = (),
+    recipes: list[Any] | None = None,
+    explain: Sequence[str] = (),
+) -> Graph:
     """The graph after a pipeline of passes: the default one of the mode, or the text given (`"stitch,share"`).
 
     `recipes` collects how new weights follow from old ones, where passes change weights; `explain` names rules to report refusals of.
@@ -69,15 +83,25 @@ def optimise(graph: Graph, passes: str | None = None, mode: str = "train", watch
     from . import passes as p
 
     if mode not in MODES:
-        raise GraphirError(Diagnostic("E0902", f"there is no mode `{mode}`", help=nearest(mode, MODES) or (f"there are {', '.join(MODES)}",)))
+        raise GraphirError(
+            Diagnostic("E0902", f"there is no mode `{mode}`", help=nearest(mode, MODES) or (f"there are {', '.join(MODES)}",))
+        )
     default = p.INFER if mode == "infer" else p.DEFAULT
     return p.run_pipeline(graph, default if passes is None else passes, watchers, recipes=recipes, explain=explain)
 
 
 def compile(
-    graph: Graph | str | os.PathLike[str], target: str = "cpu", mode: str = "train", *, passes: str | None = None,
-    weights: Mapping[str, torch.Tensor] | str | os.PathLike[str] | None = None, seed: int = 0, inductor: bool = False, dispatch: str = "auto",
-    strict: bool = False, **params: Any,
+    graph: Graph | str | os.PathLike[str],
+    target: str = "cpu",
+    mode: str = "train",
+    *,
+    passes: str | None = None,
+    weights: Mapping[str, torch.Tensor] | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    inductor: bool = False,
+    dispatch: str = "auto",
+    strict: bool = False,
+    **params: Any,
 ) -> torch.nn.Module:
     """A `torch.nn.Module` that runs the graph: an fx GraphModule whose `forward` takes the model's inputs by name and in order.
 
@@ -93,20 +117,32 @@ def compile(
     if not isinstance(graph, Graph):
         graph = load(graph, **params)
     elif params:
-        raise GraphirError(Diagnostic("E0408", f"a graph has its parameters already: {', '.join(params)}", help=("pass them to graphir.load",)))
+        raise GraphirError(
+            Diagnostic("E0408", f"a graph has its parameters already: {', '.join(params)}", help=("pass them to graphir.load",))
+        )
     recipes: list[Any] = []
     return build(graph, optimise(graph, passes, mode, recipes=recipes), recipes, target, mode, weights, seed, inductor, dispatch, strict)
 
 
 def build(
-    graph: Graph, final: Graph, recipes: Sequence[Any], target: str, mode: str, weights: Any = None, seed: int = 0, inductor: bool = False,
-    dispatch: str = "auto", strict: bool = False,
+    graph: Graph,
+    final: Graph,
+    recipes: Sequence[Any],
+    target: str,
+    mode: str,
+    weights: Any = None,
+    seed: int = 0,
+    inductor: bool = False,
+    dispatch: str = "auto",
+    strict: bool = False,
 ) -> torch.nn.Module:
     """The module of an optimised graph, its weights read or initialised for the graph as loaded and carried through the passes' recipes."""
     from .backends.base import compile_module, need_device
 
     need_device(target)
-    return compile_module(final, target, mode, tensors(graph, final, recipes, weights, seed), seed, inductor=inductor, dispatch=dispatch, strict=strict)
+    return compile_module(
+        final, target, mode, tensors(graph, final, recipes, weights, seed), seed, inductor=inductor, dispatch=dispatch, strict=strict
+    )
 
 
 def tensors(graph: Graph, final: Graph, recipes: Sequence[Any], weights: Any = None, seed: int = 0) -> Mapping[str, torch.Tensor]:
@@ -124,7 +160,9 @@ def tensors(graph: Graph, final: Graph, recipes: Sequence[Any], weights: Any = N
     return p.apply(recipes, known, final)
 
 
-def interpret(graph: Graph, inputs: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor] | None = None, *, seed: int = 0, **options: Any) -> dict[str, torch.Tensor]:
+def interpret(
+    graph: Graph, inputs: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor] | None = None, *, seed: int = 0, **options: Any
+) -> dict[str, torch.Tensor]:
     """Run a graph node by node on the CPU: outputs by name. `dtype=torch.float64` computes in double precision."""
     from .backends.interpreter import Interpreter
     from .backends.weights import initialise
@@ -135,8 +173,8 @@ def interpret(graph: Graph, inputs: Mapping[str, torch.Tensor], weights: Mapping
 def total_loss(aux: Mapping[str, Any]) -> Any:
     """The sum of the auxiliary losses among a module's named outputs, their coefficients included; 0.0 where there are none.
 
-        y, aux = net(x, aux=True)
-        loss = task(y) + graphir.total_loss(aux)
+    y, aux = net(x, aux=True)
+    loss = task(y) + graphir.total_loss(aux)
     """
     return sum([value for name, value in aux.items() if name.rpartition(".")[2] in LOSSES], start=0.0)
 

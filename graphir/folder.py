@@ -1,10 +1,10 @@
 """The folder that `graphir compile -o DIR` writes and `graphir.open(DIR)` reads.
 
-    config.json          format, versions, model, parameters, target, mode, passes, key
-    program/*.arch       the program and what it imports, to read and to compile again
-    graph.gir            the optimised graph: what is run
-    weights.safetensors  its weights, each once
-    summary.txt, graph.svg
+config.json          format, versions, model, parameters, target, mode, passes, key
+program/*.arch       the program and what it imports, to read and to compile again
+graph.gir            the optimised graph: what is run
+weights.safetensors  its weights, each once
+summary.txt, graph.svg
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Saved:
     config: dict[str, Any]
 
 
-def write_folder(folder: str | os.PathLike[str], graph: Graph, weights: Any, config: dict[str, Any], program: dict[str, str], extras: dict[str, str]) -> None:
+def write_folder(
+    folder: str | os.PathLike[str], graph: Graph, weights: Any, config: dict[str, Any], program: dict[str, str], extras: dict[str, str]
+) -> None:
     """Write all files beside the target and rename the whole: an interrupted run leaves what was there. Raises GraphirError E0506."""
     from .backends.weights import save
 
@@ -44,7 +46,13 @@ def write_folder(folder: str | os.PathLike[str], graph: Graph, weights: Any, con
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise GraphirError(Diagnostic("E0506", f"cannot write `{target}`: something else is there"))
         if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
-            raise GraphirError(Diagnostic("E0506", f"cannot write `{target}`: the folder holds other files", help=("name a new folder, or one that an earlier compile wrote",)))
+            raise GraphirError(
+                Diagnostic(
+                    "E0506",
+                    f"cannot write `{target}`: the folder holds other files",
+                    help=("name a new folder, or one that an earlier compile wrote",),
+                )
+            )
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
             fresh = Path(temporary) / "new"
             fresh.mkdir()
@@ -64,7 +72,13 @@ def write_folder(folder: str | os.PathLike[str], graph: Graph, weights: Any, con
 
 def _config(graph: Graph, config: dict[str, Any]) -> str:
     versions = {name: version(name) for name in ("graphir", "torch")}
-    return json.dumps({"format": FORMAT, "versions": versions, "model": graph.name, "key": graph.key, "parameters": dict(graph.params), **config}, indent=2) + "\n"
+    return (
+        json.dumps(
+            {"format": FORMAT, "versions": versions, "model": graph.name, "key": graph.key, "parameters": dict(graph.params), **config},
+            indent=2,
+        )
+        + "\n"
+    )
 
 
 def read_folder(folder: str | os.PathLike[str]) -> Saved:
@@ -77,7 +91,13 @@ def read_folder(folder: str | os.PathLike[str]) -> Saved:
     place = Path(folder)
     missing = [name for name in FILES if not (place / name).is_file()]
     if missing:
-        raise GraphirError(Diagnostic("E0504", f"`{place}` is no compiled model: it has no {', '.join(missing)}", help=("`graphir compile FILE -o FOLDER` makes one",)))
+        raise GraphirError(
+            Diagnostic(
+                "E0504",
+                f"`{place}` is no compiled model: it has no {', '.join(missing)}",
+                help=("`graphir compile FILE -o FOLDER` makes one",),
+            )
+        )
     try:
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
         found = config["format"]

@@ -64,7 +64,8 @@ BOMBS: dict[str, tuple[Files, str]] = {
     "a megabyte of blanks": ({"main.arch": " " * 2**20}, "E0601"),
     "30,000 statements": ({"main.arch": "model M(x: float[B, 8]) -> float[B, 8] {" + "a=1\n" * 30000 + "}"}, "E0602"),
     "imports in a circle": (
-        {"main.arch": 'import "b.arch"\n' + MODEL % "id", "b.arch": 'import "main.arch"\nblock F(x: [*S]) -> [*S] { return x -> id }\n'}, "E0503"
+        {"main.arch": 'import "b.arch"\n' + MODEL % "id", "b.arch": 'import "main.arch"\nblock F(x: [*S]) -> [*S] { return x -> id }\n'},
+        "E0503",
     ),
     "an import of itself": ({"main.arch": 'import "main.arch" as me\n' + MODEL % "id"}, "E0503"),
     "a chain of 40 imports": ({**_chain(), "main.arch": 'import "c0.arch"\n' + MODEL % "id"}, "E0607"),
@@ -74,7 +75,8 @@ BOMBS: dict[str, tuple[Files, str]] = {
     "an import with a backslash": ({"main.arch": 'import "a\\\\b.arch"\n' + MODEL % "id"}, "E0502"),
     "a block that contains itself": ({"main.arch": "block F(x: [*S]) -> [*S] { return x -> F }\n" + MODEL % "F"}, "E0312"),
     "two blocks that contain each other": (
-        {"main.arch": "block F(x: [*S]) -> [*S] { return x -> G }\nblock G(x: [*S]) -> [*S] { return x -> F }\n" + MODEL % "F"}, "E0312"
+        {"main.arch": "block F(x: [*S]) -> [*S] { return x -> G }\nblock G(x: [*S]) -> [*S] { return x -> F }\n" + MODEL % "F"},
+        "E0312",
     ),
     "a config function that calls itself": ({"main.arch": "let f(n) = f(n - 1)\n" + MODEL % "linear(f(8))"}, "E0312"),
 }

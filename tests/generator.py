@@ -11,8 +11,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from graphir.passes.lower import filled
-
 from graphir.bricks import catalogue  # noqa: F401
 from graphir.bricks.build import Builder
 from graphir.bricks.call import read_example
@@ -20,6 +18,7 @@ from graphir.bricks.declare import REGISTRY, Declaration, Misfit
 from graphir.ir.dims import symbol
 from graphir.ir.graph import Graph, Node, Value, Where
 from graphir.ir.types import Type
+from graphir.passes.lower import filled
 
 WIDTHS = (4, 6, 8)
 # bricks whose numbers are too wild to compare (poles, jumps at ties) or whose draws are random

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
-from graphir.backends.interpreter import Interpreter
-from graphir.passes import Recipe, apply
 
+from graphir.backends.interpreter import Interpreter
 from graphir.ir.dims import evaluate, free_names
 from graphir.ir.graph import Graph
+from graphir.passes import Recipe, apply
 
 SIZES = {"B": 2, "T": 5}
 TOLERANCE = 1e-10

@@ -1,6 +1,7 @@
 """The graph as networkx sees it."""
 
 import networkx
+
 from handmade import rich
 
 

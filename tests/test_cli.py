@@ -89,7 +89,9 @@ def test_a_failed_compile_leaves_nothing(tmp_path, wrong):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["wrong.arch"]
 
 
-@pytest.mark.parametrize(("form", "marker"), [("graph", "gir 1"), ("dot", "digraph"), ("svg", "<svg"), ("fx", "class "), ("python", "import torch")])
+@pytest.mark.parametrize(
+    ("form", "marker"), [("graph", "gir 1"), ("dot", "digraph"), ("svg", "<svg"), ("fx", "class "), ("python", "import torch")]
+)
 def test_emit(form, marker, tmp_path):
     path = tmp_path / "out"
     assert run(["compile", ODDS, "--emit", form, "-o", str(path)]) == 0
@@ -115,7 +117,16 @@ def test_run_with_files_in_and_out(tmp_path, capsys):
     save_file({"x": x}, tmp_path / "x.safetensors")
     net = graphir.compile(ODDS, seed=5)
     save_file({n: t.clone() for n, t in net.state_dict().items()}, tmp_path / "w.safetensors")
-    arguments = ["run", ODDS, "--input", str(tmp_path / "x.safetensors"), "--weights", str(tmp_path / "w.safetensors"), "-o", str(tmp_path / "y.safetensors")]
+    arguments = [
+        "run",
+        ODDS,
+        "--input",
+        str(tmp_path / "x.safetensors"),
+        "--weights",
+        str(tmp_path / "w.safetensors"),
+        "-o",
+        str(tmp_path / "y.safetensors"),
+    ]
     assert run(arguments) == 0
     assert torch.allclose(load_file(tmp_path / "y.safetensors")["output"], net(x), atol=1e-6)
     assert "output: float32[3, 1]" in capsys.readouterr().out
@@ -140,8 +151,16 @@ def test_weights_of_another_model_are_listed_and_refused(tmp_path, capsys):
 
 
 def test_standard_input_and_output():
-    done = subprocess.run([sys.executable, "-m", "graphir.cli.main", "fmt", "-"], input="model  M(x:float[B,8])->float[B,4]{return x->linear(4)}", capture_output=True, text=True, check=True)
-    assert done.stdout == "model M(x: float[B, 8]) -> float[B, 4] { return x -> linear(4) }\n" or done.stdout.startswith("model M(x: float[B, 8]) -> float[B, 4] {\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "graphir.cli.main", "fmt", "-"],
+        input="model  M(x:float[B,8])->float[B,4]{return x->linear(4)}",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "model M(x: float[B, 8]) -> float[B, 4] { return x -> linear(4) }\n" or done.stdout.startswith(
+        "model M(x: float[B, 8]) -> float[B, 4] {\n"
+    )
 
 
 def test_fmt_changes_a_file_and_check_tells(tmp_path):

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import graphir
 from graphir.backends.base import bind_inputs
 from graphir.backends.fx import lower
 from graphir.backends.python_source import emit
 from graphir.backends.quote import Quotation
 from graphir.backends.weights import initialise, save
-from private_bricks import BRICKS, B, Made, T, language_model
-
-import graphir
 from graphir.bricks.declare import REGISTRY
 from graphir.ir.graph import Precondition, Weight
 from graphir.ir.types import Type
 from graphir.lang.diagnostic import GraphirError
+
+from private_bricks import BRICKS, B, Made, T, language_model
 
 ALONE = """
 import sys, torch

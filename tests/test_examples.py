@@ -24,9 +24,16 @@ from graphir.ir.verify import verify
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
-    "backends": {"d": 32}, "depths": {"d": 32, "n": 1, "vocab": 32}, "host": {"d": 32, "depth": 2}, "lfm2": {"vocab": 64, "d": 32, "heads": 4, "kv": 2},
-    "lora_shared": {"d": 32, "depth": 2}, "mla": {"vocab": 64, "d": 32, "n": 2}, "t5": {"vocab": 64, "d": 32, "heads": 4, "ff": 64, "depth": 2},
-    "unet": {"c": 16}, "xlstm_7_1": {"vocab": 64, "d": 32, "groups": 1}, "zamba": {"vocab": 64, "d": 32, "heads": 4, "n": 1},
+    "backends": {"d": 32},
+    "depths": {"d": 32, "n": 1, "vocab": 32},
+    "host": {"d": 32, "depth": 2},
+    "lfm2": {"vocab": 64, "d": 32, "heads": 4, "kv": 2},
+    "lora_shared": {"d": 32, "depth": 2},
+    "mla": {"vocab": 64, "d": 32, "n": 2},
+    "t5": {"vocab": 64, "d": 32, "heads": 4, "ff": 64, "depth": 2},
+    "unet": {"c": 16},
+    "xlstm_7_1": {"vocab": 64, "d": 32, "groups": 1},
+    "zamba": {"vocab": 64, "d": 32, "heads": 4, "n": 1},
 }
 SIZES = {"unet": {"H": 32, "W": 32}, "two_towers": {"H": 32, "W": 32}}
 NAMES = sorted(p.stem for p in EXAMPLES.glob("*.arch") if p.stem != "space")
@@ -125,7 +132,9 @@ def test_equal_bytes_in_processes_with_different_hash_seeds(name, tmp_path):
     digests = set()
     for seed in ("0", "1", "12345"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": "C" if seed == "1" else "C.UTF-8"}
-        done = subprocess.run([sys.executable, "-c", DIGEST, f"{name}.arch"], env=environment, cwd=EXAMPLES, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", DIGEST, f"{name}.arch"], env=environment, cwd=EXAMPLES, capture_output=True, text=True, check=True
+        )
         digests.add(done.stdout)
     assert len(digests) == 1
     assert len(hashlib.sha256(next(iter(digests)).encode()).hexdigest()) == 64
@@ -134,7 +143,10 @@ def test_equal_bytes_in_processes_with_different_hash_seeds(name, tmp_path):
 def test_saving_and_loading_keeps_sharing(tmp_path):
     from safetensors.torch import load_file, save_file
 
-    graph = graphir.load(EXAMPLES / "zamba.arch", **SMALL["zamba"], )
+    graph = graphir.load(
+        EXAMPLES / "zamba.arch",
+        **SMALL["zamba"],
+    )
     net = graphir.compile(graph, seed=1)
     shared = [n for n in net.state_dict() if n.startswith("glob.")]
     assert shared

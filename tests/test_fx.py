@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from graphir.backends.base import demand
 from graphir.backends.fx import Block, lower
 from graphir.backends.inductor import compile_blocks, regions
@@ -18,12 +19,12 @@ from graphir.backends.interpreter import Interpreter
 from graphir.backends.modules import argument, attribute
 from graphir.backends.pt2 import export
 from graphir.backends.weights import initialise
-from private_bricks import BRICKS, B, Made, T, language_model
-
 from graphir.ir.dims import extremum
 from graphir.ir.graph import Graph, Precondition, Value, Weight
 from graphir.ir.types import Type
 from graphir.lang.diagnostic import GraphirError
+
+from private_bricks import BRICKS, B, Made, T, language_model
 
 
 def double(inputs):
@@ -252,9 +253,8 @@ def test_copies_pickles_and_moves():
 
 
 def test_pickling_goes_through_the_text_of_the_graph():
-    from graphir.backends.fx import lower as plain
-
     import graphir
+    from graphir.backends.fx import lower as plain
 
     g = graphir.load("model M(d = 4)(x: float[B, d]) -> float[B, 3] { return x -> linear(d) -> silu -> linear(3) }")
     network = plain(g)

@@ -49,8 +49,12 @@ def test_each_place_of_a_pattern_has_weights_of_its_own():
 @pytest.mark.parametrize(
     ("call", "code", "help"),
     [
-        ('pattern("MX", M = m)', "E0404", "X = ..."), ('pattern("M*", M = m)', "E0404", "attention = ..."), ("pattern(3, M = m)", "E0404", "M-M*-"),
-        ('pattern("M", mamba = m)', "E0302", "letters"), ('pattern("M", M = 3)', "E0306", ""), ('pattern("M/M", M = m)', "E0404", "by themselves"),
+        ('pattern("MX", M = m)', "E0404", "X = ..."),
+        ('pattern("M*", M = m)', "E0404", "attention = ..."),
+        ("pattern(3, M = m)", "E0404", "M-M*-"),
+        ('pattern("M", mamba = m)', "E0302", "letters"),
+        ('pattern("M", M = 3)', "E0306", ""),
+        ('pattern("M/M", M = m)', "E0404", "by themselves"),
     ],
 )
 def test_patterns_that_mean_nothing_are_diagnostics(call, code, help):
@@ -63,18 +67,22 @@ def test_patterns_that_mean_nothing_are_diagnostics(call, code, help):
 # configs
 
 HYBRID = [
-    {"type": "mlstm", "backend": "mlx", "params": {"num_heads": 4, "head_dim": 8}}, {"type": "chunkwise-mlstm", "backend": "pytorch", "params": {"chunk_size": 16}},
+    {"type": "mlstm", "backend": "mlx", "params": {"num_heads": 4, "head_dim": 8}},
+    {"type": "chunkwise-mlstm", "backend": "pytorch", "params": {"chunk_size": 16}},
     {"type": "swiglu", "backend": "torch.compile"},
 ] * 4
 BRICKS = {
     "architecture": {
         "d_model": 64,
         "bricks": {
-            "mlstm_1": {"type": "mlstm", "params": {"num_heads": 4}}, "mlstm_2": {"type": "mlstm", "params": {"num_heads": 4}},
-            "swiglu": {"type": "swiglu"}, "conv": {"type": "conv", "backend": "pytorch"},
+            "mlstm_1": {"type": "mlstm", "params": {"num_heads": 4}},
+            "mlstm_2": {"type": "mlstm", "params": {"num_heads": 4}},
+            "swiglu": {"type": "swiglu"},
+            "conv": {"type": "conv", "backend": "pytorch"},
         },
         "blocks": [
-            {"type": "sequential", "bricks": ["mlstm_1", "swiglu"]}, {"type": "parallel", "bricks": ["mlstm_2", "conv"], "combiner": "add"},
+            {"type": "sequential", "bricks": ["mlstm_1", "swiglu"]},
+            {"type": "parallel", "bricks": ["mlstm_2", "conv"], "combiner": "add"},
             {"type": "sequential", "bricks": ["swiglu"]},
         ],
     },
@@ -115,7 +123,9 @@ def test_a_brick_named_twice_has_one_set_of_weights():
     assert graphir.load(program(separate)).parameters == graph.parameters + sum(graph.weights[n].numel for n in swiglu)
 
 
-@pytest.mark.parametrize(("combiner", "op"), [("add", "add"), ("concat", "concat"), ("gate", "gate"), ("mean", "mean"), ("weighted", "blend")])
+@pytest.mark.parametrize(
+    ("combiner", "op"), [("add", "add"), ("concat", "concat"), ("gate", "gate"), ("mean", "mean"), ("weighted", "blend")]
+)
 def test_combiners(combiner, op):
     config = json.loads(json.dumps(BRICKS))
     config["architecture"]["blocks"][1]["combiner"] = combiner
@@ -124,10 +134,20 @@ def test_combiners(combiner, op):
 
 
 def test_a_config_of_layer_types_with_feed_forwards_in_each_layer():
-    text = program({
-        "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 50,
-        "layer_types": ["conv", "full_attention"] * 2, "tie_word_embeddings": True, "norm_eps": 1e-5, "torch_dtype": "bfloat16",
-    })
+    text = program(
+        {
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 96,
+            "vocab_size": 50,
+            "layer_types": ["conv", "full_attention"] * 2,
+            "tie_word_embeddings": True,
+            "norm_eps": 1e-5,
+            "torch_dtype": "bfloat16",
+        }
+    )
     assert text.startswith("# Not read from the config: torch_dtype.\n")
     graph = graphir.load(text)
     hand = graphir.load("""model M(vocab = 50, d = 64)(tokens: int[B, T]) -> float[B, T, vocab] {
@@ -142,7 +162,8 @@ def test_a_config_of_layer_types_with_feed_forwards_in_each_layer():
 @pytest.mark.parametrize(
     ("config", "layers"),
     [
-        ({"num_hidden_layers": 4, "full_attn_idxs": [1]}, "*"), ({"num_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 1}, "M*MM*M"),
+        ({"num_hidden_layers": 4, "full_attn_idxs": [1]}, "*"),
+        ({"num_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 1}, "M*MM*M"),
         ({"hybrid_override_pattern": "-*-"}, "*"),
     ],
 )
@@ -158,11 +179,19 @@ def test_index_sets_periods_and_patterns(config, layers):
         ([{"type": "mlstm", "params": {"nun_heads": 4}}], "no parameter `nun_heads`", "num_heads"),
         ([{"type": "mlstm", "param": {}}], "an entry `param`", "params"),
         ([{"type": "mlstm", "params": {"heads": "4) -> evil("}}], "a plain word", ""),
-        ([3], "is a name", ""), ([], "is a list of layers", ""), ("mlstm", "a config is a list", ""), ({}, "lists no layers", ""),
-        ({"num_layers": 3, "layer_types": ["mamba"]}, "`num_layers` is 3", ""), ({"layer_types": ["mamba"], "norm": "nrm"}, "no norm", ""),
+        ([3], "is a name", ""),
+        ([], "is a list of layers", ""),
+        ("mlstm", "a config is a list", ""),
+        ({}, "lists no layers", ""),
+        ({"num_layers": 3, "layer_types": ["mamba"]}, "`num_layers` is 3", ""),
+        ({"layer_types": ["mamba"], "norm": "nrm"}, "no norm", ""),
         ({"dim": 30, "layer_types": [{"type": "attention", "params": {"n_heads": 4}}]}, "do not fit together", ""),
         ({"bricks": {"a": {"type": "mlp"}}, "blocks": [{"bricks": ["b"]}]}, "names a brick `b`", ""),
-        ({"bricks": {"a": {"type": "mlp"}}, "blocks": [{"type": "parallel", "bricks": ["a"], "combiner": "ad"}]}, "no combiner `ad`", "`add`"),
+        (
+            {"bricks": {"a": {"type": "mlp"}}, "blocks": [{"type": "parallel", "bricks": ["a"], "combiner": "ad"}]},
+            "no combiner `ad`",
+            "`add`",
+        ),
         ({"bricks": {"a": {"type": "mlp"}}, "blocks": [{"type": "parallel", "bricks": ["a"], "combiner": "gate"}]}, "two bricks", ""),
         ({"bricks": {"a": {"type": "mlp"}}, "blocks": [{"type": "paralel", "bricks": ["a"]}]}, "no known type", "`parallel`"),
         ({"hybrid_override_pattern": "MZ"}, "`Z` stands for no layer", "M * - E"),

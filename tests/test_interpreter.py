@@ -6,16 +6,17 @@ import gc
 
 import pytest
 import torch
+
 from graphir.backends.base import bind_inputs, compile_module
 from graphir.backends.fx import lower
 from graphir.backends.interpreter import InterpretedNetwork, Interpreter
 from graphir.backends.weights import initialise
-from private_bricks import BRICKS, B, Made, T, language_model
-
 from graphir.ir.graph import Precondition
 from graphir.ir.types import Type
 from graphir.lang.diagnostic import EnvironmentProblem, GraphirError
 from graphir.lang.source import Place
+
+from private_bricks import BRICKS, B, Made, T, language_model
 
 
 def run(graph, inputs, **options):

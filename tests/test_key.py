@@ -9,12 +9,13 @@ from pathlib import Path
 
 import networkx
 import pytest
-from handmade import B, Maker, T, rich
 
 from graphir.ir.dims import symbol
 from graphir.ir.graph import Attrs, Graph, Node, Value, Weight, Where
 from graphir.ir.text import dump, read
 from graphir.ir.types import Type
+
+from handmade import B, Maker, T, rich
 
 X = Type("float", (B, T, 8))
 COMMUTATIVE = ("add", "mul")

@@ -11,7 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"graphir": ROOT / "graphir", "graphir.passes": ROOT / "passes", "graphir.backends": ROOT / "backends"}
-ORDER = ("graphir.lang", "graphir.ir", "graphir.bricks", "graphir.elaborate", "graphir.view", "graphir.passes", "graphir.backends", "graphir.mad", "graphir.cli")
+ORDER = (
+    "graphir.lang",
+    "graphir.ir",
+    "graphir.bricks",
+    "graphir.elaborate",
+    "graphir.view",
+    "graphir.passes",
+    "graphir.backends",
+    "graphir.mad",
+    "graphir.cli",
+)
 TOP = {"graphir", "graphir.api", "graphir.folder", "graphir.atomic"}
 # The graph offers its derived views as methods: it reaches up when they are called, and says so here.
 REACHES_UP = {("graphir.ir.graph", "graphir.view.summary"), ("graphir.ir.graph", "graphir.view.svg")}
@@ -79,7 +89,7 @@ def test_no_cycles_of_imports_at_module_level():
                 continue
             if step in done or step in ("graphir",) or MODULES[step].name == "__init__.py":
                 continue
-            assert step not in path, f"imports form a cycle: {' -> '.join([*path[path.index(step):], step])}"
+            assert step not in path, f"imports form a cycle: {' -> '.join([*path[path.index(step) :], step])}"
             path.append(step)
             stack.append((step, iter(edges[step])))
 

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from bombs import BOMBS, MODEL
 
 import graphir
 from graphir import GraphirError, Limits
+
+from bombs import BOMBS, MODEL
 
 
 def place(tmp_path, files):
@@ -46,8 +47,6 @@ def test_refused_by_the_command_within_little_memory(name, tmp_path):
 @pytest.mark.parametrize("path", ["/dev/zero", "/", "missing.arch", "/dev/null"])
 def test_what_is_no_file_is_refused(path):
     assert {d.code for d in graphir.check(os.fspath(path) if path.endswith(".arch") else Path(path))} == {"E0504"}
-
-
 
 
 def test_a_pipe_is_refused_without_waiting(tmp_path):

@@ -40,12 +40,30 @@ def test_generators_draw_what_the_published_code_draws(task):
 
 
 def test_the_first_test_sequence_of_recall():
-    assert tasks.make(tasks.setting("in-context-recall", train=64, test=1)).test_inputs[0, :10].tolist() == [3, 14, 3, 14, 5, 13, 2, 9, 3, 14]
+    assert tasks.make(tasks.setting("in-context-recall", train=64, test=1)).test_inputs[0, :10].tolist() == [
+        3,
+        14,
+        3,
+        14,
+        5,
+        13,
+        2,
+        9,
+        3,
+        14,
+    ]
 
 
 @pytest.mark.parametrize(
     ("task", "scored"),
-    [("in-context-recall", 56.0), ("noisy-in-context-recall", 43.2), ("fuzzy-in-context-recall", 4.34), ("memorization", 16), ("compression", 32), ("selective-copying", 16)],
+    [
+        ("in-context-recall", 56.0),
+        ("noisy-in-context-recall", 43.2),
+        ("fuzzy-in-context-recall", 4.34),
+        ("memorization", 16),
+        ("compression", 32),
+        ("selective-copying", 16),
+    ],
 )
 def test_tokens_scored_in_a_test_sequence(task, scored):
     targets = tasks.make(tasks.setting(task, train=64, test=640)).test_targets
@@ -67,8 +85,14 @@ def test_difficulties_are_those_of_the_benchmark():
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
-        ("recall", {}), ("in-context-recall", {"vokab": 8}), ("in-context-recall", {"vocab": 1}), ("in-context-recall", {"length": 31}),
-        ("noisy-in-context-recall", {"noise": 1.0}), ("selective-copying", {"length": 32}), ("fuzzy-in-context-recall", {"length": 12}), ("compression", {"train": 0}),
+        ("recall", {}),
+        ("in-context-recall", {"vokab": 8}),
+        ("in-context-recall", {"vocab": 1}),
+        ("in-context-recall", {"length": 31}),
+        ("noisy-in-context-recall", {"noise": 1.0}),
+        ("selective-copying", {"length": 32}),
+        ("fuzzy-in-context-recall", {"length": 12}),
+        ("compression", {"train": 0}),
     ],
 )
 def test_settings_that_fit_no_example_are_diagnostics(task, changes):
@@ -78,7 +102,9 @@ def test_settings_that_fit_no_example_are_diagnostics(task, changes):
 
 def test_class_accuracy_is_the_mean_over_classes_wanted_or_told():
     guess, truth = torch.tensor([0, 0, 1, 3]), torch.tensor([0, 0, 0, 1])
-    assert train.class_accuracy(guess, truth, 5) == pytest.approx((2 / 3 + 0 + 0) / 3)  # classes 0 and 1 wanted, 3 told and never wanted, 2 and 4 neither
+    assert train.class_accuracy(guess, truth, 5) == pytest.approx(
+        (2 / 3 + 0 + 0) / 3
+    )  # classes 0 and 1 wanted, 3 told and never wanted, 2 and 4 neither
 
 
 def small_data(**changes):
@@ -135,9 +161,16 @@ def test_there_are_nineteen_keys():
 @pytest.mark.parametrize(
     ("keys", "state"),
     [
-        (["hyena", "swiglu"] * 2, 4096), (["mh-hyena", "swiglu"] * 2, 4096), (["hyena-experts", "swiglu"] * 2, 4096), (["mh-gated-linear-attention", "swiglu"] * 2, 4096),
-        (["rwkv5-time-mixer", "rwkv5-channel-mixer"] * 2, 4096), (["rwkv6-time-mixer", "rwkv6-channel-mixer"] * 2, 4096), (["mamba"] * 4, 4096),
-        (["linear-attention"], 16384), (["mh-linear-attention"], 1024), (["attention"], None),
+        (["hyena", "swiglu"] * 2, 4096),
+        (["mh-hyena", "swiglu"] * 2, 4096),
+        (["hyena-experts", "swiglu"] * 2, 4096),
+        (["mh-gated-linear-attention", "swiglu"] * 2, 4096),
+        (["rwkv5-time-mixer", "rwkv5-channel-mixer"] * 2, 4096),
+        (["rwkv6-time-mixer", "rwkv6-channel-mixer"] * 2, 4096),
+        (["mamba"] * 4, 4096),
+        (["linear-attention"], 16384),
+        (["mh-linear-attention"], 1024),
+        (["attention"], None),
     ],
 )
 def test_state_is_counted_as_mad_counts_it(keys, state):
@@ -157,7 +190,9 @@ def test_the_autoencoder_tells_all_tokens_from_the_last_place():
 
 
 def test_multi_head_hyena_is_the_sum_of_products_under_a_causal_filter():
-    graph = graphir.load("model M(d = 8)(x: float[B, T, d]) -> float[B, T, d] { return x -> MultiHeadHyena(2, filter_order = 4, length = 16) }")
+    graph = graphir.load(
+        "model M(d = 8)(x: float[B, T, d]) -> float[B, T, d] { return x -> MultiHeadHyena(2, filter_order = 4, length = 16) }"
+    )
     net = graphir.compile(graph, seed=3).double().eval()
     x = torch.randn(2, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     w = {name.rpartition("MultiHeadHyena.")[2]: t for name, t in net.state_dict().items()}
@@ -188,7 +223,14 @@ def test_multi_head_hyena_is_the_sum_of_products_under_a_causal_filter():
 
 
 def a_run(seed=0):
-    return runs.Run("small", graphir.load(SMALL), tasks.setting("in-context-recall", vocab=8, length=16, train=64, test=32), steps=3, batch=16, seed=seed)
+    return runs.Run(
+        "small",
+        graphir.load(SMALL),
+        tasks.setting("in-context-recall", vocab=8, length=16, train=64, test=32),
+        steps=3,
+        batch=16,
+        seed=seed,
+    )
 
 
 def test_finished_runs_are_not_made_again(tmp_path):
@@ -227,7 +269,24 @@ def test_tables_and_plots_show_each_model_and_task(tmp_path):
 def test_the_command_trains_resumes_and_prints_a_table(tmp_path, capsys):
     model, results = tmp_path / "small.arch", tmp_path / "results.jsonl"
     model.write_text(SMALL)
-    line = ["mad", str(model), "--task", "memorization", "--size", "vocab=32,length=8,train=32,test=16", "--steps", "2", "--batch", "16", "--seed", "0", "--seed", "1", "--results", str(results)]
+    line = [
+        "mad",
+        str(model),
+        "--task",
+        "memorization",
+        "--size",
+        "vocab=32,length=8,train=32,test=16",
+        "--steps",
+        "2",
+        "--batch",
+        "16",
+        "--seed",
+        "0",
+        "--seed",
+        "1",
+        "--results",
+        str(results),
+    ]
     assert run(line) == 0
     table = capsys.readouterr().out
     assert "memorization" in table

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-import sequence_references as formulas
 import torch
 from torch.nn.functional import softplus
 
@@ -13,6 +12,8 @@ import graphir
 from graphir.backends.interpreter import Interpreter
 from graphir.backends.weights import initialise
 from graphir.lang.diagnostic import GraphirError
+
+import sequence_references as formulas
 
 BLOCKS = {
     "mLSTM(heads = 4)": 5832,

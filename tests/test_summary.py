@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-from sketch import Sketch, layer, odds, stack, tensor
 
 from graphir.ir.dims import symbol
 from graphir.ir.graph import Graph, Precondition
 from graphir.view import format
 from graphir.view.scopes import Fold, Part, contents, tree
 from graphir.view.summary import summary
+
+from sketch import Sketch, layer, odds, stack, tensor
 
 
 def rows(graph: Graph, **sizes: int) -> dict[str, object]:

@@ -12,7 +12,6 @@ from random import Random
 from xml.etree import ElementTree
 
 import pytest
-from sketch import Sketch, odds, stack, tensor
 
 from graphir.ir.dims import symbol
 from graphir.ir.graph import Graph
@@ -22,6 +21,8 @@ from graphir.view.boxes import measure
 from graphir.view.dot import dot
 from graphir.view.picture import MOST_BOXES, picture
 from graphir.view.svg import layout, svg
+
+from sketch import Sketch, odds, stack, tensor
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = ['<script>alert("1")</script>', '"]; evil [label="', "a&b<!--", "back\\slash\\n", "<b>html</b>", "nul\x00\x1b\ud800"]

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from handmade import B, Maker, T, rich
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_dims import dims
@@ -23,6 +22,8 @@ from graphir.ir.types import Type
 from graphir.lang.diagnostic import GraphirError
 from graphir.lang.limits import Limits
 from graphir.lang.source import Span
+
+from handmade import B, Maker, T, rich
 
 scalars = st.one_of(
     st.integers(-(2**255), 2**255), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none(), st.text(max_size=20), dims

@@ -4,13 +4,14 @@ import random
 import time
 
 import pytest
-from handmade import BRICKS, B, Maker, T, rich
 
 from graphir.ir.graph import Attrs, Graph, Node, Precondition, Value, Weight, Where
 from graphir.ir.text import dump, read
 from graphir.ir.types import Type
 from graphir.ir.verify import verify
 from graphir.lang.diagnostic import GraphirError
+
+from handmade import BRICKS, B, Maker, T, rich
 
 X = Type("float", (B, T, 8))
 

@@ -8,13 +8,14 @@ import struct
 
 import pytest
 import torch
-from graphir.backends.names import apply_names, read_names
-from graphir.backends.weights import MAKERS, initialise, load, make, read_header, read_metadata, save
-from private_bricks import language_model
 
 from graphir.atomic import write_atomic
+from graphir.backends.names import apply_names, read_names
+from graphir.backends.weights import MAKERS, initialise, load, make, read_header, read_metadata, save
 from graphir.ir.graph import Graph, Weight
 from graphir.lang.diagnostic import GraphirError
+
+from private_bricks import language_model
 
 
 def weights_of(**shapes):

@@ -28,15 +28,22 @@ def grid(only: str | None = None) -> list[runs.Run]:
     """All runs, or those of one task, or the `wide` ones: attention on recall at twice the width and twice the batch."""
     small = [
         runs.Run(
-            mixer, graphir.load(HERE / "grid.arch", mixer=mixer, vocab=setting.vocab), setting,
-            train.CORRECTED, steps=1400, batch=32, rate=4e-3, seed=seed,
+            mixer,
+            graphir.load(HERE / "grid.arch", mixer=mixer, vocab=setting.vocab),
+            setting,
+            train.CORRECTED,
+            steps=1400,
+            batch=32,
+            rate=4e-3,
+            seed=seed,
         )
-        for seed in SEEDS for setting in SETTINGS for mixer in MIXERS
+        for seed in SEEDS
+        for setting in SETTINGS
+        for mixer in MIXERS
     ]
     attention = graphir.load(HERE / "grid.arch", mixer="attention", d=64)
     wide = [
-        runs.Run("attention, wide", attention, SETTINGS[0], train.CORRECTED, steps=1400, batch=64, rate=2e-3, seed=seed)
-        for seed in SEEDS
+        runs.Run("attention, wide", attention, SETTINGS[0], train.CORRECTED, steps=1400, batch=64, rate=2e-3, seed=seed) for seed in SEEDS
     ]
     if only == "wide":
         return wide

@@ -24,10 +24,18 @@ SEEDS = (0, 1, 2)
 def sequences(steps: int, seeds: tuple[int, ...] = SEEDS) -> list[runs.Run]:
     return [
         runs.Run(
-            f"{name}{'' if mixers else ' without mixers'}", graphir.load(HERE / "sequences" / f"{name}.arch", vocab=8, d=32, heads=2, mixers=mixers, **sizes),
-            SETTING, train.CORRECTED, steps=steps, batch=16, rate=5e-3, seed=seed,
+            f"{name}{'' if mixers else ' without mixers'}",
+            graphir.load(HERE / "sequences" / f"{name}.arch", vocab=8, d=32, heads=2, mixers=mixers, **sizes),
+            SETTING,
+            train.CORRECTED,
+            steps=steps,
+            batch=16,
+            rate=5e-3,
+            seed=seed,
         )
-        for name, sizes in SMALL.items() for mixers in (True, False) for seed in seeds
+        for name, sizes in SMALL.items()
+        for mixers in (True, False)
+        for seed in seeds
     ]
 
 

@@ -37,8 +37,28 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("odds", 4, (3, 5), (0.8, 1.0), (0.0, 0.2), (0.9, 0.9), (0.1, 0.1), (0.0, 1.0), ".878 / .919 (outputs of the head, gate never updated)"),
-    Setting("filter", 8, (None, None), (0.7, 1.0), (0.0, 0.3), (0.7, 1.0), (0.0, 0.3), (0.0, 0.5), ".881 / .902 (outputs of the head, gate never updated)"),
+    Setting(
+        "odds",
+        4,
+        (3, 5),
+        (0.8, 1.0),
+        (0.0, 0.2),
+        (0.9, 0.9),
+        (0.1, 0.1),
+        (0.0, 1.0),
+        ".878 / .919 (outputs of the head, gate never updated)",
+    ),
+    Setting(
+        "filter",
+        8,
+        (None, None),
+        (0.7, 1.0),
+        (0.0, 0.3),
+        (0.7, 1.0),
+        (0.0, 0.3),
+        (0.0, 0.5),
+        ".881 / .902 (outputs of the head, gate never updated)",
+    ),
 )
 
 
@@ -46,7 +66,9 @@ def uniform(shape: tuple[int, ...], bounds: tuple[float, float], generator: torc
     return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(shape, generator=generator)
 
 
-def draw(seed: int, count: int, others: tuple[float, float], high: tuple[float, float], low: tuple[float, float], alternate: bool, salt: int) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(
+    seed: int, count: int, others: tuple[float, float], high: tuple[float, float], low: tuple[float, float], alternate: bool, salt: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x: [count, 8] and whether its first input is high: [count]."""
     generator = torch.Generator().manual_seed(1_000_003 * salt + seed)
     x = uniform((count, 8), others, generator)
@@ -62,7 +84,9 @@ def stacked(graph: graphir.Graph, seeds: list[int]) -> tuple[torch.nn.Module, di
     return nets[0], {name: torch.stack([n.state_dict()[name] for n in nets]) for name in names}
 
 
-def descend(module: torch.nn.Module, weights: dict[str, torch.Tensor], trained: list[str], x: torch.Tensor, target: torch.Tensor, rate: float) -> dict[str, torch.Tensor]:
+def descend(
+    module: torch.nn.Module, weights: dict[str, torch.Tensor], trained: list[str], x: torch.Tensor, target: torch.Tensor, rate: float
+) -> dict[str, torch.Tensor]:
     """SGD with one sample a step on (target - y0)^2 / 2. x: [seeds, steps, 8], target: [seeds, steps]."""
     frozen = {n: w for n, w in weights.items() if n not in trained}
     moving = {n: weights[n].clone() for n in trained}
@@ -81,14 +105,18 @@ def descend(module: torch.nn.Module, weights: dict[str, torch.Tensor], trained: 
 
 def pretrain(setting: Setting, expert: int, seeds: list[int], epochs: int, samples: int) -> dict[str, torch.Tensor]:
     """One expert of every seed, trained by itself: output 0 is 1 on its kind of input and 0 on the other."""
-    module, weights = stacked(graphir.load(PROGRAM, "Alone", width=setting.width, hidden=setting.hidden[expert]), [2 * s + expert for s in seeds])
+    module, weights = stacked(
+        graphir.load(PROGRAM, "Alone", width=setting.width, hidden=setting.hidden[expert]), [2 * s + expert for s in seeds]
+    )
     drawn = [draw(s, samples, (0.0, 1.0), setting.pretrain_high, setting.pretrain_low, False, 1) for s in seeds]
     x = torch.stack([d[0] for d in drawn]).repeat(1, epochs, 1)
     high = torch.stack([d[1] for d in drawn]).repeat(1, epochs)
     return descend(module, weights, list(weights), x, (high if expert == 0 else ~high).float(), 0.1)
 
 
-def score(module: torch.nn.Module, weights: dict[str, torch.Tensor], x: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def score(
+    module: torch.nn.Module, weights: dict[str, torch.Tensor], x: torch.Tensor, high: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Routing accuracy and mean weight on the right expert, per seed."""
 
     def routing(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -99,7 +127,9 @@ def score(module: torch.nn.Module, weights: dict[str, torch.Tensor], x: torch.Te
     return (right > 0.5).float().mean(1), right.mean(1)
 
 
-def experiment(setting: Setting, seeds: list[int], steps: int, epochs: int = 10, samples: int = 2000, held_out: int = 2000) -> dict[str, dict[str, float]]:
+def experiment(
+    setting: Setting, seeds: list[int], steps: int, epochs: int = 10, samples: int = 2000, held_out: int = 2000
+) -> dict[str, dict[str, float]]:
     """Accuracy and right-expert weight of the untrained and the trained gate: mean, deviation and worst seed."""
     graph = graphir.load(PROGRAM, "Odds", width=setting.width, high=setting.hidden[0], low=setting.hidden[1])
     module, weights = stacked(graph, seeds)
@@ -115,7 +145,11 @@ def experiment(setting: Setting, seeds: list[int], steps: int, epochs: int = 10,
     rows = {}
     for label, current in (("untrained gate", weights), ("trained gate", trained)):
         for figure, values in zip(("accuracy", "right weight"), score(module, current, x, high)):
-            rows[f"{label}: {figure}"] = {"mean": values.mean().item(), "deviation": values.std(correction=0).item(), "worst": values.min().item()}
+            rows[f"{label}: {figure}"] = {
+                "mean": values.mean().item(),
+                "deviation": values.std(correction=0).item(),
+                "worst": values.min().item(),
+            }
     return rows
 
 

@@ -18,7 +18,9 @@ from .declare import REGISTRY, Registry, make_weight
 class Builder:
     """Collects nodes in topological order. `weights` is the inventory that new weights are added to."""
 
-    def __init__(self, facts: Facts | None = None, registry: Registry = REGISTRY, merge: bool = False, weights: Mapping[str, Weight] | None = None):
+    def __init__(
+        self, facts: Facts | None = None, registry: Registry = REGISTRY, merge: bool = False, weights: Mapping[str, Weight] | None = None
+    ):
         self.facts = facts or Facts()
         self.registry = registry
         self.merge = merge

@@ -196,7 +196,9 @@ class Declaration:
                 parts = size if isinstance(size, list | tuple) else (size,)
                 for part in parts:
                     if not isinstance(part, int) or isinstance(part, bool):
-                        raise Misfit("E0204", f"weight `{rule.role}` of `{self.name}` needs whole widths, but `{dim.span.text}` is {show(part)}")
+                        raise Misfit(
+                            "E0204", f"weight `{rule.role}` of `{self.name}` needs whole widths, but `{dim.span.text}` is {show(part)}"
+                        )
                     if part < 0:
                         raise Misfit("E0405", f"weight `{rule.role}` of `{self.name}` has the negative width {part}")
                     shape.append(part)
@@ -342,8 +344,26 @@ def brick(
         rule = flops if callable(flops) else None
         registry.add(
             Declaration(
-                header, body, weights, "0" if rule else str(flops), tuple(require), kind, variadic, tuple(optional), shape, state, inline,
-                random, causal, elementwise, per_token or elementwise, tuple(examples), source, body.__module__, extra, rule,
+                header,
+                body,
+                weights,
+                "0" if rule else str(flops),
+                tuple(require),
+                kind,
+                variadic,
+                tuple(optional),
+                shape,
+                state,
+                inline,
+                random,
+                causal,
+                elementwise,
+                per_token or elementwise,
+                tuple(examples),
+                source,
+                body.__module__,
+                extra,
+                rule,
                 tuple(looks_at),
             )
         )

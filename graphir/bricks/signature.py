@@ -56,9 +56,7 @@ def _match_dtype(port: s.Port, type: Type, names: dict[str, Any], index: int) ->
         raise Misfit("E0201", f"`{port.name}` takes {wanted} elements, not {type.dtype}", index, help)
 
 
-def _match_shape(
-    port: s.Port, type: Type, names: dict[str, Any], facts: Facts, index: int, binders: dict[str, str]
-) -> None:
+def _match_shape(port: s.Port, type: Type, names: dict[str, Any], facts: Facts, index: int, binders: dict[str, str]) -> None:
     dims, shape = port.type.dims, type.shape
     rest = next((i for i, d in enumerate(dims) if isinstance(d, s.Rest)), None)
     fixed = len(dims) - (rest is not None)
@@ -96,7 +94,9 @@ def _compare(facts: Facts, wanted: Dim, given: Dim, message: str, index: int, co
     if same:
         return
     if same is None:
-        raise Misfit("E0204", f"{message}: cannot show `{given}` = `{wanted}`", index, (f"add `require {given} == {wanted}` where both are known",))
+        raise Misfit(
+            "E0204", f"{message}: cannot show `{given}` = `{wanted}`", index, (f"add `require {given} == {wanted}` where both are known",)
+        )
     raise Misfit(code, message, index)
 
 
@@ -108,7 +108,9 @@ def _match_dim(
         if name not in names:
             if isinstance(dim, Poly) and name[0].islower():
                 raise Misfit(
-                    "E0204", f"`{name}` in `{port.name}` needs a number, but `{dim}` is known only at run time", index,
+                    "E0204",
+                    f"`{name}` in `{port.name}` needs a number, but `{dim}` is known only at run time",
+                    index,
                     (f"capitalize `{name}` in the header if any length will do",),
                 )
             names[name] = dim

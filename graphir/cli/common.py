@@ -76,7 +76,9 @@ def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 file_argument = click.argument("file", shell_complete=complete_files)
 model_option = click.option("--model", metavar="NAME", help="Which model of the file (default: the last).")
-set_option = click.option("--set", "params", multiple=True, metavar="K=V", callback=pairs("--set"), help="Set a parameter; repeat, or separate by commas.")
+set_option = click.option(
+    "--set", "params", multiple=True, metavar="K=V", callback=pairs("--set"), help="Set a parameter; repeat, or separate by commas."
+)
 stitch_option = click.option("--stitch", is_flag=True, help="Treat every `->` as `~>`.")
 
 
@@ -111,7 +113,9 @@ def _reserved(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-strict_option = click.option("--strict", is_flag=True, help="Refuse what cannot run on the backend that it is put `on`, instead of moving it to fx.")
+strict_option = click.option(
+    "--strict", is_flag=True, help="Refuse what cannot run on the backend that it is put `on`, instead of moving it to fx."
+)
 
 
 def settled(graph: Any, strict: bool, decode: bool = False) -> Any:

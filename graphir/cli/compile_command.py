@@ -15,7 +15,9 @@ EMITS = ("graph", "dot", "svg", "fx", "python", "pt2")
 
 @click.command("compile")
 @file_argument
-@click.option("-o", "--output", metavar="PATH", help="A folder for the compiled model; with --emit, the file to write (- for standard output).")
+@click.option(
+    "-o", "--output", metavar="PATH", help="A folder for the compiled model; with --emit, the file to write (- for standard output)."
+)
 @model_option
 @set_option
 @stitch_option
@@ -32,7 +34,17 @@ EMITS = ("graph", "dot", "svg", "fx", "python", "pt2")
 @click.option("--verify-each", is_flag=True, help="Check the graph after each pass.")
 @click.option("--diff", is_flag=True, help="Print what each pass changed.")
 @click.option("--explain-rule", "explain", metavar="RULE", multiple=True, help="Say why a rewrite rule did not fire.")
-def command(file: str, output: str | None, model: str | None, params: dict[str, Any], stitch: bool, target: str, mode: str, emit: str | None, **options: Any) -> None:
+def command(
+    file: str,
+    output: str | None,
+    model: str | None,
+    params: dict[str, Any],
+    stitch: bool,
+    target: str,
+    mode: str,
+    emit: str | None,
+    **options: Any,
+) -> None:
     """Compile a model: to a folder that `graphir.open` loads, or to one form with --emit; without -o, check and summarise only."""
     from ..api import optimise
 
@@ -119,7 +131,9 @@ def _module(graph: Any, final: Any, recipes: list[Any], target: str, mode: str, 
     return build(graph, final, recipes, target, mode, options["weights"], options["seed"])
 
 
-def _write(file: str, output: str, graph: Any, final: Any, recipes: list[Any], target: str, mode: str, summary: str, options: dict[str, Any]) -> None:
+def _write(
+    file: str, output: str, graph: Any, final: Any, recipes: list[Any], target: str, mode: str, summary: str, options: dict[str, Any]
+) -> None:
     from ..api import tensors
     from ..folder import write_folder
 
@@ -127,7 +141,13 @@ def _write(file: str, output: str, graph: Any, final: Any, recipes: list[Any], t
         weights = tensors(graph, final, recipes, options["weights"], options["seed"])
     with _progress("picture"):
         picture = final.svg()
-    config = {"target": target, "mode": mode, "passes": options["passes"], "seed": options["seed"], "source": Path(file).name if file != "-" else "program.arch"}
+    config = {
+        "target": target,
+        "mode": mode,
+        "passes": options["passes"],
+        "seed": options["seed"],
+        "source": Path(file).name if file != "-" else "program.arch",
+    }
     write_folder(output, final, weights, config, _program(file), {"summary.txt": summary + "\n", "graph.svg": picture})
     click.echo(f"wrote {output}: load it with graphir.open({output!r})", err=True)
 

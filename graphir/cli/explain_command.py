@@ -26,7 +26,9 @@ def command(code: str | None) -> None:
         return
     entry = CODES.get(code.upper())
     if entry is None:
-        raise GraphirError(Diagnostic("E0302", f"there is no code `{code}`", help=nearest(code.upper(), CODES) or ("`graphir explain` lists them",)))
+        raise GraphirError(
+            Diagnostic("E0302", f"there is no code `{code}`", help=nearest(code.upper(), CODES) or ("`graphir explain` lists them",))
+        )
     click.echo(f"{code.upper()}: {entry.title}\n\n{entry.text.strip()}")
     for title, text in (("Wrong:", entry.bad), ("Mended:", entry.good)):
         if text:

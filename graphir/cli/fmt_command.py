@@ -30,7 +30,9 @@ def command(files: tuple[str, ...], check: bool, diff: bool) -> int:
         if diff and changed:
             import difflib
 
-            click.echo("".join(difflib.unified_diff(source.text.splitlines(True), new.splitlines(True), file, f"{file} (formatted)")), nl=False)
+            click.echo(
+                "".join(difflib.unified_diff(source.text.splitlines(True), new.splitlines(True), file, f"{file} (formatted)")), nl=False
+            )
         if check or diff:
             status |= changed and check
             if check and changed:

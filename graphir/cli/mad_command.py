@@ -17,17 +17,40 @@ TASKS = ("in-context-recall", "noisy-in-context-recall", "fuzzy-in-context-recal
 @click.option("--task", "names", multiple=True, required=True, type=click.Choice([*TASKS, "all"]), help="A task; repeat for several.")
 @model_option
 @set_option
-@click.option("--size", "sizes", multiple=True, metavar="K=V", callback=pairs("--size"), help="What differs from the task's baseline: vocab, length, train, copies, noise, ...")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    metavar="K=V",
+    callback=pairs("--size"),
+    help="What differs from the task's baseline: vocab, length, train, copies, noise, ...",
+)
 @click.option("--steps", type=click.IntRange(1), help="Batches to learn from (default: 200 epochs).")
 @click.option("--batch", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--rate", type=click.FloatRange(0, min_open=True), default=5e-4, show_default=True, help="Learning rate of AdamW.")
 @click.option("--decay", type=click.FloatRange(0), default=0.0, show_default=True, help="Weight decay.")
-@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, default=(0,), show_default=True, help="Seed of weights and order; repeat for several.")
-@click.option("--protocol", type=click.Choice(["corrected", "as_code"]), default="corrected", show_default=True, help="Cosine decay and token accuracy, or neither, as published code has it.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(0),
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    help="Seed of weights and order; repeat for several.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["corrected", "as_code"]),
+    default="corrected",
+    show_default=True,
+    help="Cosine decay and token accuracy, or neither, as published code has it.",
+)
 @click.option("--target", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--results", metavar="FILE", help="JSON lines: finished runs are read from it, new ones added. Stop and go on at will.")
 @click.option("--plot", metavar="FILE", help="Write a plot of all results (needs the extra `plot`).")
-def command(files: tuple[str, ...], names: tuple[str, ...], model: str | None, params: dict[str, str], sizes: dict[str, str], **options: Any) -> None:
+def command(
+    files: tuple[str, ...], names: tuple[str, ...], model: str | None, params: dict[str, str], sizes: dict[str, str], **options: Any
+) -> None:
     """Train models, ids int[B, T] -> logits float[B, T, vocab], on MAD tasks and score them on held-out examples.
 
     A model's parameter `vocab` is set to the task's, unless you set it.
@@ -40,9 +63,20 @@ def command(files: tuple[str, ...], names: tuple[str, ...], model: str | None, p
     settings = [tasks.setting(name, **changes) for name in (TASKS if "all" in names else names)]
     graphs = {(file, s.vocab): load(file, model, _with_vocab(file, model, params, s.vocab)) for file in files for s in settings}
     wanted = [
-        runs.Run(graphs[file, s.vocab].name if len(files) == 1 else file, graphs[file, s.vocab], s, train.PROTOCOLS[options["protocol"]], options["steps"],
-                 options["batch"], options["rate"], options["decay"], seed)
-        for file in files for s in settings for seed in options["seeds"]
+        runs.Run(
+            graphs[file, s.vocab].name if len(files) == 1 else file,
+            graphs[file, s.vocab],
+            s,
+            train.PROTOCOLS[options["protocol"]],
+            options["steps"],
+            options["batch"],
+            options["rate"],
+            options["decay"],
+            seed,
+        )
+        for file in files
+        for s in settings
+        for seed in options["seeds"]
     ]
     records = runs.execute(wanted, options["results"], options["target"], _bar)
     click.echo(runs.table(records))

@@ -12,7 +12,9 @@ from .generation import generation
 
 @click.command("run")
 @file_argument
-@click.option("--input", "inputs", metavar="FILE", help="Inputs as safetensors (default: random; whole numbers stay below the vocabulary they index).")
+@click.option(
+    "--input", "inputs", metavar="FILE", help="Inputs as safetensors (default: random; whole numbers stay below the vocabulary they index)."
+)
 @click.option("--set-dim", "dims", multiple=True, metavar="B=2,T=16", callback=sizes, help="Sizes of runtime dims for random inputs.")
 @model_option
 @set_option
@@ -28,10 +30,27 @@ from .generation import generation
 @click.option("--output", "-o", metavar="FILE", help="Write the outputs as safetensors.")
 @click.option("--aux", is_flag=True, help="Auxiliary outputs too: routing weights, losses.")
 @click.option("--generate", type=click.IntRange(1), metavar="N", help="Generate N tokens with a language model, step by step.")
-@click.option("--prompt", metavar="FILE|random", default="random", show_default=True, help="Tokens to begin with: numbers in a text file, or random ones.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 takes the most likely token; more draws at random.")
+@click.option(
+    "--prompt",
+    metavar="FILE|random",
+    default="random",
+    show_default=True,
+    help="Tokens to begin with: numbers in a text file, or random ones.",
+)
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 takes the most likely token; more draws at random."
+)
 @click.option("--top-k", type=click.IntRange(1), help="Draw among so many tokens only.")
-def command(file: str, inputs: str | None, dims: dict[str, int], model: str | None, params: dict[str, Any], stitch: bool, target: str, **options: Any) -> None:
+def command(
+    file: str,
+    inputs: str | None,
+    dims: dict[str, int],
+    model: str | None,
+    params: dict[str, Any],
+    stitch: bool,
+    target: str,
+    **options: Any,
+) -> None:
     """Run a model and say what came out."""
     from ..api import optimise, tensors
     from ..backends.base import need_device
@@ -78,7 +97,11 @@ def _interpret(graph: Any, weights: Any, inputs: Any, options: dict[str, Any]) -
 
 def _line(record: Any) -> None:
     shape = "x".join(map(str, record.shape)) or "scalar"
-    figures = "" if record.mean is None else f"  mean {record.mean: .3e}  std {record.deviation or 0:.3e}  min {record.minimum: .3e}  max {record.maximum: .3e}"
+    figures = (
+        ""
+        if record.mean is None
+        else f"  mean {record.mean: .3e}  std {record.deviation or 0:.3e}  min {record.minimum: .3e}  max {record.maximum: .3e}"
+    )
     bad = f"  {record.not_finite} not finite" if record.not_finite else ""
     click.echo(f"{record.seconds * 1e6:9.1f} us  {record.path}  {record.op}  {shape}{figures}{bad}")
 

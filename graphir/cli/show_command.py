@@ -27,7 +27,17 @@ def _depth(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 @click.option("--depth", metavar="N|all", callback=_depth, help="How many levels of boxes to open (default: as many as read well).")
 @click.option("--no-fold", is_flag=True, help="Draw every repeat.")
 @click.option("--timeout", default=20.0, show_default=True, help="Seconds for the layout.")
-def command(file: str, output: str | None, model: str | None, params: dict[str, Any], stitch: bool, passes: str | None, depth: Any, no_fold: bool, timeout: float) -> None:
+def command(
+    file: str,
+    output: str | None,
+    model: str | None,
+    params: dict[str, Any],
+    stitch: bool,
+    passes: str | None,
+    depth: Any,
+    no_fold: bool,
+    timeout: float,
+) -> None:
     """Draw a model."""
     graph = load(file, model, params, stitch)
     if passes is not None:

@@ -26,8 +26,9 @@ def _matches(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 @click.option("--targets", metavar="FILE", help="What stitches should give for the batch, as safetensors by path of the stitch.")
 @click.option("--reference", metavar="FILE", help="Or a model that computes the targets from the same inputs ...")
 @click.option("--reference-weights", metavar="FILE", help="... its weights ...")
-@click.option("--match", "matches", multiple=True, metavar="STITCH=PATH", callback=_matches,
-              help="... and what a stitch should equal in it.")
+@click.option(
+    "--match", "matches", multiple=True, metavar="STITCH=PATH", callback=_matches, help="... and what a stitch should equal in it."
+)
 @click.option("--output", "-o", metavar="FILE", required=True, help="Write the weights with fitted stitches.")
 @model_option
 @set_option

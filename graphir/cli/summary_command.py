@@ -13,7 +13,9 @@ from .common import file_argument, load, model_option, set_option, sizes, stitch
 @file_argument
 @model_option
 @set_option
-@click.option("--set-dim", "dims", multiple=True, metavar="B=2,T=16", callback=sizes, help="Sizes of runtime dims; without them costs are formulas.")
+@click.option(
+    "--set-dim", "dims", multiple=True, metavar="B=2,T=16", callback=sizes, help="Sizes of runtime dims; without them costs are formulas."
+)
 @stitch_option
 @click.option("--depth", type=int, default=3, show_default=True, help="How many levels of scopes to list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")

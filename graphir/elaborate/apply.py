@@ -21,8 +21,26 @@ from .errors import misfit
 from .run import Run
 from .scope import Call, Grafting, Scope, Tap, join
 from .values import (
-    BlockBrick, Brick, Edit, Filter, Fork, Frozen, Grafted, Initialised, Named, Pipeline, Placed, Poison, Poisoned, Primitive,
-    Shared, Site, Start, Stitched, Transposed, own_name,
+    BlockBrick,
+    Brick,
+    Edit,
+    Filter,
+    Fork,
+    Frozen,
+    Grafted,
+    Initialised,
+    Named,
+    Pipeline,
+    Placed,
+    Poison,
+    Poisoned,
+    Primitive,
+    Shared,
+    Site,
+    Start,
+    Stitched,
+    Transposed,
+    own_name,
 )
 
 

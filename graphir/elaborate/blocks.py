@@ -40,7 +40,10 @@ def _ports(run: Run, brick: BlockBrick, inputs: tuple[Value, ...], at: At) -> di
     if len(free) != len(inputs):
         wanted = ", ".join(f"`{n}`" for n in free)
         raise run.fail(
-            "E0305", f"`{brick.name}` takes {len(free)} tensor{'s' * (len(free) != 1)}{f' ({wanted})' if free else ''}, not {len(inputs)}", at.span, scope=at.scope,
+            "E0305",
+            f"`{brick.name}` takes {len(free)} tensor{'s' * (len(free) != 1)}{f' ({wanted})' if free else ''}, not {len(inputs)}",
+            at.span,
+            scope=at.scope,
             labels=(Label(brick.block.header.span, "its header"),),
             help=("feed several tensors as a tuple: `(x, y) -> f`; or bind a port by name",) if len(free) > len(inputs) else (),
         )
@@ -93,7 +96,9 @@ def _attributes(expr: s.Expr) -> list[s.Attribute]:
 
 def _default(run: Run, formal: s.Formal, brick: BlockBrick, env: Env, at: At) -> Any:
     if formal.default is None:
-        raise run.fail("E0303", f"`{brick.name}` needs `{formal.name}`", at.span, scope=at.scope, labels=(Label(formal.span, "declared here"),))
+        raise run.fail(
+            "E0303", f"`{brick.name}` needs `{formal.name}`", at.span, scope=at.scope, labels=(Label(formal.span, "declared here"),)
+        )
     return run.evaluate(run, formal.default, env)
 
 
@@ -119,8 +124,14 @@ def check_result(run: Run, port: s.Port, value: Value, names: dict[str, Any], bl
     except Misfit as e:
         returned = next((r for r in reversed(block.body) if isinstance(r, s.Return)), block)
         raise run.fail(
-            "E0208", f"`{block.header.name}` promises {show_type(port.type, names)} but gives {value.type}", returned.span, "gives another type", scope=scope,
-            labels=(Label(port.span, "promised here"),), notes=(str(e),), help=e.help,
+            "E0208",
+            f"`{block.header.name}` promises {show_type(port.type, names)} but gives {value.type}",
+            returned.span,
+            "gives another type",
+            scope=scope,
+            labels=(Label(port.span, "promised here"),),
+            notes=(str(e),),
+            help=e.help,
         ) from None
 
 
@@ -144,7 +155,9 @@ def execute(run: Run, block: s.Block, env: Env, scope: Scope) -> tuple[Value, ..
     if failed:
         raise Poisoned
     if returned is None:
-        raise run.fail("E0309", f"`{block.header.name}` returns nothing", block.header.span, scope=scope, help=("end its body with `return ...`",))
+        raise run.fail(
+            "E0309", f"`{block.header.name}` returns nothing", block.header.span, scope=scope, help=("end its body with `return ...`",)
+        )
     return returned
 
 
@@ -156,7 +169,13 @@ def _statement(run: Run, statement: s.Bind | s.Shared | s.Require, env: Env, sco
             _new_name(run, name, statement.span, env, scope)
             brick = run.evaluate(run, value, env)
             if not isinstance(brick, Brick | list):
-                raise run.fail("E0306", f"`shared` makes one instance of a brick, not of {describe(brick)}", statement.value.span, scope=scope, help=("a tensor is computed once already: bind it with `=`",))
+                raise run.fail(
+                    "E0306",
+                    f"`shared` makes one instance of a brick, not of {describe(brick)}",
+                    statement.value.span,
+                    scope=scope,
+                    help=("a tensor is computed once already: bind it with `=`",),
+                )
             env.names[name] = brick if isinstance(brick, Shared) else Shared(brick, _shared_path(scope, name), statement.span)
         case s.Require(condition=condition, message=message):
             require(run, condition, message, env, scope)
@@ -183,7 +202,9 @@ def _bind(run: Run, statement: s.Bind, env: Env, scope: Scope) -> None:
     else:
         if not isinstance(value, tuple | list) or len(value) != len(statement.names):
             count = f"{len(value)} values" if isinstance(value, tuple | list) else "one value"
-            raise run.fail("E0311", f"{len(statement.names)} names ({', '.join(statement.names)}) are bound to {count}", statement.span, scope=scope)
+            raise run.fail(
+                "E0311", f"{len(statement.names)} names ({', '.join(statement.names)}) are bound to {count}", statement.span, scope=scope
+            )
         values = tuple(value)
     if statement.type is not None:
         _check_annotation(run, statement, values, env, scope)
@@ -199,8 +220,14 @@ def _check_annotation(run: Run, statement: s.Bind, values: tuple[Any, ...], env:
         try:
             match([s.Port(statement.type.span, name, statement.type)], [value.type], env.names, run.facts)
         except Misfit as e:
-            raise run.fail("E0208", f"`{name}` is {value.type}, not {show_type(statement.type, env.names)}", statement.value.span, scope=scope,
-                           labels=(Label(statement.type.span, "written here"),), notes=(str(e),)) from None
+            raise run.fail(
+                "E0208",
+                f"`{name}` is {value.type}, not {show_type(statement.type, env.names)}",
+                statement.value.span,
+                scope=scope,
+                labels=(Label(statement.type.span, "written here"),),
+                notes=(str(e),),
+            ) from None
 
 
 def _return(run: Run, statement: s.Return, block: s.Block, env: Env, scope: Scope) -> tuple[Value, ...]:
@@ -214,8 +241,13 @@ def _return(run: Run, statement: s.Return, block: s.Block, env: Env, scope: Scop
             help = ("feed it a tensor: `x -> ...`",) if isinstance(value, Brick | list) else ()
             raise run.fail("E0307", f"`return` gives tensors, not {describe(value)}", expr.span, scope=scope, help=help)
     if len(values) != wanted:
-        raise run.fail("E0208", f"`{block.header.name}` promises {wanted} result{'s' * (wanted != 1)} but returns {len(values)}", statement.span, scope=scope,
-                       labels=(Label(block.header.span, "its header"),))
+        raise run.fail(
+            "E0208",
+            f"`{block.header.name}` promises {wanted} result{'s' * (wanted != 1)} but returns {len(values)}",
+            statement.span,
+            scope=scope,
+            labels=(Label(block.header.span, "its header"),),
+        )
     return tuple(values)
 
 

@@ -19,8 +19,24 @@ from .project import Module, library
 from .run import Run
 from .scope import Env, Tap
 from .values import (
-    POISON, BlockBrick, Brick, Builtin, Filter, Fork, Frozen, Function, Named, Pipeline, Placed, Poison,
-    Poisoned, Primitive, Shared, Stage, Transposed, describe,
+    POISON,
+    BlockBrick,
+    Brick,
+    Builtin,
+    Filter,
+    Fork,
+    Frozen,
+    Function,
+    Named,
+    Pipeline,
+    Placed,
+    Poison,
+    Poisoned,
+    Primitive,
+    Shared,
+    Stage,
+    Transposed,
+    describe,
 )
 
 BACKENDS = ("mlx", "inductor", "interpreter", "fx")
@@ -103,7 +119,9 @@ def _constant(run: Run, module: Module, name: str, item: s.Param | s.Let) -> Any
         if name in module.overrides:
             return module.overrides[name]
         if item.default is None:
-            run.report(run.fail("E0406", f"`{name}` has no value", item.span, help=(f"give it one: `param {name} = 8`, or `--set {name}=8`",)))
+            run.report(
+                run.fail("E0406", f"`{name}` has no value", item.span, help=(f"give it one: `param {name} = 8`, or `--set {name}=8`",))
+            )
             return POISON
         expr = item.default
     else:
@@ -156,7 +174,9 @@ def _scalar(run: Run, op: str, left: Any, right: Any, expr: s.Expr, env: Env) ->
         if isinstance(side, Brick | Function | Builtin | Module) and op not in ("==", "!=", "in"):
             raise run.fail("E0306", f"`{op}` does not apply to {describe(side)}", expr.span, scope=env.scope, help=_arithmetic_help(op))
         if tensors(side):
-            raise run.fail("E0307", f"`{op}` does not apply to {describe(side)}", expr.span, scope=env.scope, help=("name them: `a, b = ...`",))
+            raise run.fail(
+                "E0307", f"`{op}` does not apply to {describe(side)}", expr.span, scope=env.scope, help=("name them: `a, b = ...`",)
+            )
     try:
         return binary(op, left, right, run.facts)
     except ScalarError as e:
@@ -181,7 +201,10 @@ def _tensor_arithmetic(run: Run, expr: s.Binary, left: Any, right: Any, env: Env
     if not (is_number(number) or is_dim(number)):
         other = expr.right if tensor(left) else expr.left
         raise run.fail(
-            "E0307", f"`{op}` takes tensors and numbers, not {describe(number)}", other.span, scope=env.scope,
+            "E0307",
+            f"`{op}` takes tensors and numbers, not {describe(number)}",
+            other.span,
+            scope=env.scope,
             help=("apply the brick first: `(x -> f)`",) if isinstance(number, Brick | list) else (),
         )
     first = tensor(left)
@@ -240,7 +263,9 @@ def _range(run: Run, expr: s.Range, env: Env) -> list[int]:
         if not isinstance(value, int) or isinstance(value, bool):
             raise run.fail("E0404", f"a range runs between whole numbers, not {describe(value)}", e.span, scope=env.scope)
     if bounds[1] - bounds[0] > MAX_ITEMS:
-        raise run.fail("E0606", f"a range of {bounds[1] - bounds[0]:,} places is longer than the limit of {MAX_ITEMS:,}", expr.span, scope=env.scope)
+        raise run.fail(
+            "E0606", f"a range of {bounds[1] - bounds[0]:,} places is longer than the limit of {MAX_ITEMS:,}", expr.span, scope=env.scope
+        )
     return list(range(*bounds))
 
 
@@ -290,7 +315,9 @@ def _index(run: Run, expr: s.Index, env: Env) -> Any:
     if not isinstance(index, int) or isinstance(index, bool):
         raise run.fail("E0404", f"an index is a whole number, not {describe(index)}", expr.index.span, scope=env.scope)
     if not -len(value) <= index < len(value):
-        raise run.fail("E0403", f"index {index} is outside a list of {len(value)}", expr.index.span, scope=env.scope, help=("places count from 0",))
+        raise run.fail(
+            "E0403", f"index {index} is outside a list of {len(value)}", expr.index.span, scope=env.scope, help=("places count from 0",)
+        )
     return value[index]
 
 
@@ -303,21 +330,42 @@ def _attribute(run: Run, expr: s.Attribute, env: Env) -> Any:
     if isinstance(value, Module):
         item = value.find(expr.name)
         if item is None:
-            raise run.fail("E0310", f"`{expr.name}` is not defined in {value.source.name}", expr.span, scope=env.scope, help=nearest(expr.name, value.names()))
+            raise run.fail(
+                "E0310",
+                f"`{expr.name}` is not defined in {value.source.name}",
+                expr.span,
+                scope=env.scope,
+                help=nearest(expr.name, value.names()),
+            )
         return module_value(run, value, expr.name, item)
     if expr.name == "T":
         return _transposed(run, value, expr, env)
-    raise run.fail("E0310", f"{describe(value)} has no `{expr.name}`", expr.span, scope=env.scope, help=("`.T` is the transposed map of a shared brick",))
+    raise run.fail(
+        "E0310",
+        f"{describe(value)} has no `{expr.name}`",
+        expr.span,
+        scope=env.scope,
+        help=("`.T` is the transposed map of a shared brick",),
+    )
 
 
 def _transposed(run: Run, value: Any, expr: s.Attribute, env: Env) -> Transposed:
     inner = value.brick if isinstance(value, Shared) else value
     inner = inner.brick if isinstance(inner, Named | Placed | Frozen) else inner
     if not (isinstance(inner, Primitive) and inner.name in ("embedding", "linear")):
-        raise run.fail("E0310", f"{describe(value)} has no `.T`", expr.span, scope=env.scope, help=("`.T` belongs to a shared `embedding` or `linear`",))
+        raise run.fail(
+            "E0310",
+            f"{describe(value)} has no `.T`",
+            expr.span,
+            scope=env.scope,
+            help=("`.T` belongs to a shared `embedding` or `linear`",),
+        )
     if not isinstance(value, Shared):
         raise run.fail(
-            "E0313", f"{describe(value)} is a template and has no weights of its own", expr.span, scope=env.scope,
+            "E0313",
+            f"{describe(value)} is a template and has no weights of its own",
+            expr.span,
+            scope=env.scope,
             help=(f"bind it with `shared {expr.value.span.text} = ...`",),
         )
     return Transposed(value, inner)
@@ -353,7 +401,9 @@ def _function_call(run: Run, name: str, expr: s.Call, env: Env) -> Any:
         raise run.fail("E0302", f"`{name}` takes no named arguments", expr.span, scope=env.scope)
     values = [settle(run, evaluate(run, a.value, env), a.value, env) for a in expr.arguments]
     if any(isinstance(v, Value | Brick) for v in values):
-        raise run.fail("E0307", f"`{name}` computes with numbers", expr.span, scope=env.scope, help=(f"on tensors it is a brick: `x -> {name}`",))
+        raise run.fail(
+            "E0307", f"`{name}` computes with numbers", expr.span, scope=env.scope, help=(f"on tensors it is a brick: `x -> {name}`",)
+        )
     try:
         return call_function(name, values)
     except ScalarError as e:
@@ -379,12 +429,20 @@ JOIN_OPTIONS = ("width",)
 
 def _configure(run: Run, brick: Primitive | BlockBrick, expr: s.Call, env: Env) -> Any:
     if brick.called:
-        raise run.fail("E0306", f"`{brick.name}` has its arguments already", expr.span, scope=env.scope, help=("a template is configured once; give all arguments together",))
+        raise run.fail(
+            "E0306",
+            f"`{brick.name}` has its arguments already",
+            expr.span,
+            scope=env.scope,
+            help=("a template is configured once; give all arguments together",),
+        )
     if isinstance(brick, Primitive):
         declaration = brick.declaration
         formals = list(declaration.formals)
         ports = list(declaration.port_names) + (["with"] if declaration.variadic else [])
-        options = (["init"] if declaration.weights and "init" not in formals else []) + (list(JOIN_OPTIONS) if declaration.kind == "join" else [])
+        options = (["init"] if declaration.weights and "init" not in formals else []) + (
+            list(JOIN_OPTIONS) if declaration.kind == "join" else []
+        )
         options += ["bias_init"] if any(rule.role == "bias" for rule in declaration.weights[1:]) else []
         extra = bool(getattr(declaration, "extra", ""))
     else:
@@ -399,7 +457,12 @@ def _configure(run: Run, brick: Primitive | BlockBrick, expr: s.Call, env: Env) 
                 given.pop(port)
                 continue
             if not tensor(given[port]):
-                raise run.fail("E0307", f"`{port}` of `{brick.name}` is an input: it takes a tensor, not {describe(given[port])}", expr.span, scope=env.scope)
+                raise run.fail(
+                    "E0307",
+                    f"`{port}` of `{brick.name}` is an input: it takes a tensor, not {describe(given[port])}",
+                    expr.span,
+                    scope=env.scope,
+                )
             bound[port] = given.pop(port)
     if isinstance(brick, Primitive):
         for name, value in given.items():
@@ -424,7 +487,9 @@ def _branches(run: Run, expr: s.Branches, env: Env) -> Any:
             raise run.fail("E0304", "`fork` takes no arguments", call.span, scope=env.scope)
         return Fork(branches)
     if call is None:
-        raise run.fail("E0303", "`filter` needs a router", expr.callee.span, scope=env.scope, help=("write `filter(linear(2) -> softmax) { ... }`",))
+        raise run.fail(
+            "E0303", "`filter` needs a router", expr.callee.span, scope=env.scope, help=("write `filter(linear(2) -> softmax) { ... }`",)
+        )
     return make_filter(run, call, branches, env)
 
 
@@ -441,8 +506,26 @@ def _named_branches(run: Run, expr: s.Branches, env: Env) -> tuple[tuple[str, St
 
 
 FILTER_OPTIONS = (
-    "keep", "renormalise", "keep_first", "width", "branches", "per_sample", "balance", "balance_form", "importance", "z_loss", "bias_update",
-    "noise", "learned_noise", "jitter", "capacity", "cache", "scale", "groups", "keep_groups", "report",
+    "keep",
+    "renormalise",
+    "keep_first",
+    "width",
+    "branches",
+    "per_sample",
+    "balance",
+    "balance_form",
+    "importance",
+    "z_loss",
+    "bias_update",
+    "noise",
+    "learned_noise",
+    "jitter",
+    "capacity",
+    "cache",
+    "scale",
+    "groups",
+    "keep_groups",
+    "report",
 )
 
 
@@ -450,7 +533,13 @@ def make_filter(run: Run, call: s.Call, branches: tuple[tuple[str, Stage], ...] 
     given = arguments(run, "filter", ["router"], call, env, FILTER_OPTIONS)
     router = given.pop("router", None)
     if not isinstance(router, Brick):
-        raise run.fail("E0303", "`filter` needs a router: a brick that gives one score per branch", call.span, scope=env.scope, help=("write `filter(linear(2) -> softmax) { ... }`",))
+        raise run.fail(
+            "E0303",
+            "`filter` needs a router: a brick that gives one score per branch",
+            call.span,
+            scope=env.scope,
+            help=("write `filter(linear(2) -> softmax) { ... }`",),
+        )
     listed = given.pop("branches", None)
     if (branches is None) == (listed is None):
         raise run.fail("E0410", "`filter` takes branches in braces, or `branches = [...]`", call.span, scope=env.scope)
@@ -501,7 +590,13 @@ def _template(run: Run, expr: s.Pipe, head: Any, env: Env) -> Pipeline:
 
 def _on(run: Run, expr: s.On, env: Env) -> Any:
     if expr.backend not in BACKENDS:
-        raise run.fail("E0702", f"there is no backend `{expr.backend}`", expr.span, scope=env.scope, help=nearest(expr.backend, BACKENDS) or (f"there are {', '.join(BACKENDS)}",))
+        raise run.fail(
+            "E0702",
+            f"there is no backend `{expr.backend}`",
+            expr.span,
+            scope=env.scope,
+            help=nearest(expr.backend, BACKENDS) or (f"there are {', '.join(BACKENDS)}",),
+        )
     value = evaluate(run, expr.value, env)
     if not isinstance(value, Brick | list):
         raise run.fail("E0306", f"bricks are placed on backends, not {describe(value)}", expr.value.span, scope=env.scope)
@@ -513,14 +608,35 @@ def _as(run: Run, expr: s.As, env: Env) -> Any:
         raise run.fail("E0104", f'"{expr.name}" cannot be a name', expr.span, scope=env.scope)
     value = evaluate(run, expr.value, env)
     if not isinstance(value, Brick | list):
-        raise run.fail("E0306", f"`as` names a brick, not {describe(value)}", expr.value.span, scope=env.scope, help=("name a tensor with `name = ...`",))
+        raise run.fail(
+            "E0306",
+            f"`as` names a brick, not {describe(value)}",
+            expr.value.span,
+            scope=env.scope,
+            help=("name a tensor with `name = ...`",),
+        )
     return Named(value, expr.name)
 
 
 _HANDLERS = {
-    s.Name: _name, s.Literal: _literal, s.Unary: _unary, s.Binary: _binary, s.IfElse: _if_else, s.Pipe: _pipe, s.Call: _call,
-    s.Attribute: _attribute, s.Index: _index, s.Branches: _branches, s.On: _on, s.As: _as, s.TupleOf: _tuple, s.ListOf: _list,
-    s.Comprehension: _comprehension, s.Range: _range, s.Everything: _everything, s.Graft: graft,
+    s.Name: _name,
+    s.Literal: _literal,
+    s.Unary: _unary,
+    s.Binary: _binary,
+    s.IfElse: _if_else,
+    s.Pipe: _pipe,
+    s.Call: _call,
+    s.Attribute: _attribute,
+    s.Index: _index,
+    s.Branches: _branches,
+    s.On: _on,
+    s.As: _as,
+    s.TupleOf: _tuple,
+    s.ListOf: _list,
+    s.Comprehension: _comprehension,
+    s.Range: _range,
+    s.Everything: _everything,
+    s.Graft: graft,
 }
 
 __all__ = ["Diagnostic", "GraphirError", "Poly", "evaluate", "free_names", "resolve", "settle", "show"]

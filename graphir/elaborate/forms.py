@@ -12,24 +12,48 @@ from ..lang.diagnostic import nearest
 from .run import Run
 from .scope import Env, Tap
 from .values import (
-    Brick, Edit, Fork, Frozen, Grafted, Initialised, Named, Stage, Start, Stitched, describe, own_name,
+    Brick,
+    Edit,
+    Fork,
+    Frozen,
+    Grafted,
+    Initialised,
+    Named,
+    Stage,
+    Start,
+    Stitched,
+    describe,
+    own_name,
 )
 
 
-def arguments(run: Run, what: str, formals: list[str], expr: s.Call, env: Env, named: tuple[str, ...] = (), extra: bool = False) -> dict[str, Any]:
+def arguments(
+    run: Run, what: str, formals: list[str], expr: s.Call, env: Env, named: tuple[str, ...] = (), extra: bool = False
+) -> dict[str, Any]:
     """Arguments by name: positional ones fill `formals` in order; `named` may only be given by name; `extra` allows any name."""
     given: dict[str, Any] = {}
     position = 0
     for argument in expr.arguments:
         if argument.name is None:
             if position >= len(formals):
-                raise run.fail("E0304", f"`{what}` takes at most {len(formals)} config argument{'s' * (len(formals) != 1)}", argument.span, scope=env.scope,
-                               help=(f"they are {', '.join(f'`{f}`' for f in formals)}",) if formals else ("tensors are fed with `->`",))
+                raise run.fail(
+                    "E0304",
+                    f"`{what}` takes at most {len(formals)} config argument{'s' * (len(formals) != 1)}",
+                    argument.span,
+                    scope=env.scope,
+                    help=(f"they are {', '.join(f'`{f}`' for f in formals)}",) if formals else ("tensors are fed with `->`",),
+                )
             name, position = formals[position], position + 1
         else:
             name = argument.name
         if name not in formals and name not in named and not extra:
-            raise run.fail("E0302", f"`{what}` has no argument `{name}`", argument.span, scope=env.scope, help=nearest(name, [*formals, *named]) or listed([*formals, *named]))
+            raise run.fail(
+                "E0302",
+                f"`{what}` has no argument `{name}`",
+                argument.span,
+                scope=env.scope,
+                help=nearest(name, [*formals, *named]) or listed([*formals, *named]),
+            )
         if name in given:
             raise run.fail("E0302", f"`{name}` is given twice", argument.span, scope=env.scope)
         given[name] = run.evaluate(run, argument.value, env, name)
@@ -38,7 +62,6 @@ def arguments(run: Run, what: str, formals: list[str], expr: s.Call, env: Env, n
 
 def listed(names: list[str]) -> tuple[str, ...]:
     return (f"it has {', '.join(f'`{n}`' for n in names)}",) if names else ("it takes none",)
-
 
 
 def segment_of(expr: s.Expr, value: Any, fallback: str | None = None) -> str | None:
@@ -113,7 +136,10 @@ def _stitch(run: Run, expr: s.Call, env: Env) -> Stitched | None:
 
 def _choose(run: Run, expr: s.Call, env: Env) -> Any:
     raise run.fail(
-        "E0407", "`choose` makes a search space, which this edition does not sample", expr.span, scope=env.scope,
+        "E0407",
+        "`choose` makes a search space, which this edition does not sample",
+        expr.span,
+        scope=env.scope,
         help=("write one of the choices, or vary a `param` from Python: see examples/search_loop.py",),
     )
 
@@ -122,7 +148,13 @@ def _fork_call(run: Run, expr: s.Call, env: Env) -> Any:
     given = arguments(run, "fork", ["branches"], expr, env)
     listed = given.get("branches")
     if not isinstance(listed, list) or not all(isinstance(b, Brick | list) for b in listed):
-        raise run.fail("E0306", "`fork` is followed by its branches, or takes a list of bricks", expr.span, scope=env.scope, help=("write `fork { a: f  b: g }`, or `fork([f, g])`",))
+        raise run.fail(
+            "E0306",
+            "`fork` is followed by its branches, or takes a list of bricks",
+            expr.span,
+            scope=env.scope,
+            help=("write `fork { a: f  b: g }`, or `fork([f, g])`",),
+        )
     if not listed:
         raise run.fail("E0410", "a fork has at least one branch", expr.span, scope=env.scope)
     return Fork(tuple((str(i), Stage(b, str(i), expr.span)) for i, b in enumerate(listed)))
@@ -136,11 +168,23 @@ def _pattern(run: Run, expr: s.Call, env: Env) -> list[Any]:
     given = arguments(run, "pattern", ["text"], expr, env, extra=True)
     text = given.pop("text", None)
     if not isinstance(text, str):
-        raise run.fail("E0404", f"`pattern` reads a word, not {describe(text)}", expr.span, scope=env.scope, help=('write `pattern("M-M*-", M = m, mlp = f, attention = a)`',))
+        raise run.fail(
+            "E0404",
+            f"`pattern` reads a word, not {describe(text)}",
+            expr.span,
+            scope=env.scope,
+            help=('write `pattern("M-M*-", M = m, mlp = f, attention = a)`',),
+        )
     bricks = {}
     for name in given:
         if name not in SYMBOLS and len(name) > 1:
-            raise run.fail("E0302", f"`{name}` is no sign of a pattern", expr.span, scope=env.scope, help=("signs are letters, `attention` for `*` and `mlp` for `-`",))
+            raise run.fail(
+                "E0302",
+                f"`{name}` is no sign of a pattern",
+                expr.span,
+                scope=env.scope,
+                help=("signs are letters, `attention` for `*` and `mlp` for `-`",),
+            )
         bricks[SYMBOLS.get(name, name)] = _needs_brick(run, given, name, "pattern", expr, env)
     for sign in text:
         if sign not in bricks and sign not in " |":

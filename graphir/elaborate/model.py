@@ -48,11 +48,21 @@ def elaborate(
 def choose_model(module: Module, name: str | None) -> s.Block:
     models = module.models
     if not models:
-        raise GraphirError(Diagnostic("E0108", f"{module.source.name} holds no `model`", help=("a model is `model Name(...)(x: float[B, 8]) -> float[B, 1] { return ... }`",)))
+        raise GraphirError(
+            Diagnostic(
+                "E0108",
+                f"{module.source.name} holds no `model`",
+                help=("a model is `model Name(...)(x: float[B, 8]) -> float[B, 1] { return ... }`",),
+            )
+        )
     if name is None:
         return list(models.values())[-1]
     if name not in models:
-        raise GraphirError(Diagnostic("E0409", f"{module.source.name} has no model `{name}`", help=nearest(name, models) or (f"it has {', '.join(models)}",)))
+        raise GraphirError(
+            Diagnostic(
+                "E0409", f"{module.source.name} has no model `{name}`", help=nearest(name, models) or (f"it has {', '.join(models)}",)
+            )
+        )
     return models[name]
 
 
@@ -63,7 +73,9 @@ def constant(value: Any, limits: Limits = DEFAULT) -> Any:
     if isinstance(value, list | tuple):
         return [constant(v, limits) for v in value]
     if not isinstance(value, str):
-        raise GraphirError(Diagnostic("E0404", f"a parameter is a number, a truth value, a word or a list of those, not {type(value).__name__}"))
+        raise GraphirError(
+            Diagnostic("E0404", f"a parameter is a number, a truth value, a word or a list of those, not {type(value).__name__}")
+        )
     from ..ir.scalar import evaluate as evaluate_plain
 
     try:
@@ -82,7 +94,9 @@ def _check_params(module: Module, block: s.Block, params: Mapping[str, Any]) -> 
             raise GraphirError(Diagnostic("E0408", f"`{block.header.name}` has no parameter `{name}`", block.header.span, help=help))
 
 
-def _attempt(module: Module, block: s.Block, params: Mapping[str, Any], limits: Limits, stitch: bool, may_count: bool, problems: list[Diagnostic]) -> Run:
+def _attempt(
+    module: Module, block: s.Block, params: Mapping[str, Any], limits: Limits, stitch: bool, may_count: bool, problems: list[Diagnostic]
+) -> Run:
     run = Run(limits, stitch, may_count)
     run.evaluate, run.apply_filter = evaluate, apply_filter
     run.problems += problems
@@ -98,7 +112,7 @@ def _attempt(module: Module, block: s.Block, params: Mapping[str, Any], limits: 
     except RecursionError:
         run.report(GraphirError(Diagnostic("E0603", "the program is nested too deeply to evaluate", block.header.span)))
     if run.problems:
-        order = sorted(run.problems, key=lambda d: (getattr(d.span, "start", -1)))
+        order = sorted(run.problems, key=lambda d: getattr(d.span, "start", -1))
         raise GraphirError(order)
     return run
 
@@ -119,7 +133,7 @@ def _instantiate(run: Run, module: Module, block: s.Block, params: Mapping[str, 
     names: dict[str, Any] = {}
     env = Env(names, module)
     fixed = constants(run, module, block)
-    if (late := late_defaults(run, block)):
+    if late := late_defaults(run, block):
         first = next(f for f in header.formals if f.name in late)
         raise run.fail("E0406", f"`{first.name}` depends on the inputs, but a model's parameters come first", first.span)
     for formal in header.formals:
@@ -156,7 +170,14 @@ def _parameter(run: Run, formal: s.Formal, header: s.Header, params: Mapping[str
     if formal.name in params:
         value = params[formal.name]
     elif formal.default is None:
-        run.report(run.fail("E0406", f"model `{header.name}` needs `{formal.name}`", formal.span, help=(f"give it a default, or pass `--set {formal.name}=...`",)))
+        run.report(
+            run.fail(
+                "E0406",
+                f"model `{header.name}` needs `{formal.name}`",
+                formal.span,
+                help=(f"give it a default, or pass `--set {formal.name}=...`",),
+            )
+        )
         return POISON
     else:
         try:
@@ -185,7 +206,12 @@ def _inputs(run: Run, header: s.Header, names: dict[str, Any]) -> tuple[tuple[st
                 raise run.fail("E0202", "a model's input has a fixed number of axes", dim.span, help=("write the axes out: `[B, T, d]`",))
             if isinstance(dim, s.Name) and dim.id not in known:
                 if not dim.id[0].isupper():
-                    raise run.fail("E0406", f"the width `{dim.id}` has no value", dim.span, help=(f"make it a parameter, `model {header.name}({dim.id} = 64)`, or a runtime dim, `{dim.id.capitalize()}`",))
+                    raise run.fail(
+                        "E0406",
+                        f"the width `{dim.id}` has no value",
+                        dim.span,
+                        help=(f"make it a parameter, `model {header.name}({dim.id} = 64)`, or a runtime dim, `{dim.id.capitalize()}`",),
+                    )
                 known[dim.id] = symbol(dim.id)
             if isinstance(dim, s.Name) and known[dim.id] is POISON:
                 raise Poisoned
@@ -198,7 +224,9 @@ def _inputs(run: Run, header: s.Header, names: dict[str, Any]) -> tuple[tuple[st
             shape.append(size)
         dtype = port.type.dtype or "float"
         if dtype not in DTYPES:
-            raise run.fail("E0201", f"`{dtype}` is no element type", port.type.span, help=nearest(dtype, DTYPES) or (f"there are {', '.join(DTYPES)}",))
+            raise run.fail(
+                "E0201", f"`{dtype}` is no element type", port.type.span, help=nearest(dtype, DTYPES) or (f"there are {', '.join(DTYPES)}",)
+            )
         if port.name in names or any(port.name == n for n, _ in inputs):
             raise run.fail("E0308", f"`{port.name}` names two things", port.span)
         type = Type(dtype, tuple(shape))

@@ -45,7 +45,12 @@ def _early(item: s.Param | s.Let | s.Block) -> Iterator[Diagnostic]:
     for formal in formals:
         for name in free_names(formal.default, frozenset()):
             if name.id in later:
-                yield Diagnostic("E0301", f"`{name.id}` has no value yet: a default sees the parameters before it", name.span, help=(f"move `{name.id}` in front of `{formal.name}`",))
+                yield Diagnostic(
+                    "E0301",
+                    f"`{name.id}` has no value yet: a default sees the parameters before it",
+                    name.span,
+                    help=(f"move `{name.id}` in front of `{formal.name}`",),
+                )
         later.discard(formal.name)
 
 
@@ -67,8 +72,13 @@ def _cycles(module: Module, references: dict[str, dict[str, Span]]) -> Iterator[
             if name in path:
                 loop = " -> ".join([*path[path.index(name) :], name])
                 yield Diagnostic(
-                    "E0312", f"`{name}` leads back to itself", span, "used here", (Label(module.items[name].span, "while it is being defined"),),
-                    notes=(loop,), help=("nesting is written with parameters: pass the inner brick to the outer one",),
+                    "E0312",
+                    f"`{name}` leads back to itself",
+                    span,
+                    "used here",
+                    (Label(module.items[name].span, "while it is being defined"),),
+                    notes=(loop,),
+                    help=("nesting is written with parameters: pass the inner brick to the outer one",),
                 )
             elif name not in done:
                 path.append(name)

@@ -110,10 +110,14 @@ class Project:
             names = " -> ".join(p.name for p in (*chain[chain.index(target) :], target))
             raise GraphirError(Diagnostic("E0503", "imports form a cycle", item.span, "comes back to where it started", notes=(names,)))
         if len(chain) >= self.limits.import_depth or len(self.modules) >= self.limits.imports:
-            raise GraphirError(Diagnostic("E0607", f"more than {self.limits.imports} imported files, or {self.limits.import_depth} deep", item.span))
+            raise GraphirError(
+                Diagnostic("E0607", f"more than {self.limits.imports} imported files, or {self.limits.import_depth} deep", item.span)
+            )
         alias = item.alias or target.stem
         if alias in module.items or alias in module.imports:
-            raise GraphirError(Diagnostic("E0308", f"`{alias}` names two things in this file", item.span, help=("import it `as` another name",)))
+            raise GraphirError(
+                Diagnostic("E0308", f"`{alias}` names two things in this file", item.span, help=("import it `as` another name",))
+            )
         if not alias.isidentifier():
             raise GraphirError(Diagnostic("E0501", f"`{alias}` cannot be a name", item.span, help=('write `import "..." as name`',)))
         if target in self.modules:
@@ -130,14 +134,31 @@ class Project:
         """The file that an import means: below the root, reached without `..` and without a symbolic link."""
         if self.root is None or path is None:
             raise GraphirError(
-                Diagnostic("E0502", "a program given as text imports nothing", item.span, help=("save it to a file, or pass `root=` to graphir.load",))
+                Diagnostic(
+                    "E0502",
+                    "a program given as text imports nothing",
+                    item.span,
+                    help=("save it to a file, or pass `root=` to graphir.load",),
+                )
             )
         text = item.path
         parts = text.split("/")
-        bad = not text or text.startswith(("/", "~")) or "\\" in text or ":" in text or "\0" in text or any(p in ("", ".", "..") for p in parts)
+        bad = (
+            not text
+            or text.startswith(("/", "~"))
+            or "\\" in text
+            or ":" in text
+            or "\0" in text
+            or any(p in ("", ".", "..") for p in parts)
+        )
         if bad:
             raise GraphirError(
-                Diagnostic("E0502", f'"{text}" leaves the project', item.span, help=("imports are relative paths with `/`, without `..`, inside the file's folder",))
+                Diagnostic(
+                    "E0502",
+                    f'"{text}" leaves the project',
+                    item.span,
+                    help=("imports are relative paths with `/`, without `..`, inside the file's folder",),
+                )
             )
         if not text.endswith(".arch"):
             raise GraphirError(Diagnostic("E0501", f'"{text}" is not an `.arch` file', item.span))
@@ -145,7 +166,9 @@ class Project:
         for part in parts:
             place = place / part
             if place.is_symlink():
-                raise GraphirError(Diagnostic("E0502", f'"{text}" passes through a symbolic link', item.span, help=("copy the file into the project",)))
+                raise GraphirError(
+                    Diagnostic("E0502", f'"{text}" passes through a symbolic link', item.span, help=("copy the file into the project",))
+                )
         if not place.exists():
             near = sorted(p.name for p in place.parent.glob("*.arch")) if place.parent.is_dir() else []
             from ..lang.diagnostic import nearest

@@ -21,8 +21,17 @@ from .scope import Scope, join
 from .values import Filter, Named, Pipeline, Primitive, Stage, describe
 
 NORMALISERS = (
-    "softmax", "sparsemax", "entmax", "gumbel", "hardmax", "sigmoid", "softmax_masked", "grid_softmax", "hierarchical_softmax",
-    "mixture_softmax", "softmax_mad",
+    "softmax",
+    "sparsemax",
+    "entmax",
+    "gumbel",
+    "hardmax",
+    "sigmoid",
+    "softmax_masked",
+    "grid_softmax",
+    "hierarchical_softmax",
+    "mixture_softmax",
+    "softmax_mad",
 )
 
 
@@ -57,15 +66,32 @@ _ROOM: Check = (lambda v: is_dim(v) and not (isinstance(v, int) and v < 0), "a w
 FORMS = ("switch", "document")
 
 OPTIONS: dict[str, Check] = {
-    "renormalise": _WHETHER, "keep_first": _WHETHER, "per_sample": _WHETHER, "learned_noise": _WHETHER, "cache": _WHETHER,
+    "renormalise": _WHETHER,
+    "keep_first": _WHETHER,
+    "per_sample": _WHETHER,
+    "learned_noise": _WHETHER,
+    "cache": _WHETHER,
     "report": _WHETHER,
-    "noise": _AMOUNT, "jitter": _AMOUNT, "balance": _AMOUNT, "importance": _AMOUNT, "z_loss": _AMOUNT, "bias_update": _AMOUNT,
-    "scale": (is_number, "a number"), "groups": _COUNT, "keep_groups": _COUNT, "capacity": _ROOM,
+    "noise": _AMOUNT,
+    "jitter": _AMOUNT,
+    "balance": _AMOUNT,
+    "importance": _AMOUNT,
+    "z_loss": _AMOUNT,
+    "bias_update": _AMOUNT,
+    "scale": (is_number, "a number"),
+    "groups": _COUNT,
+    "keep_groups": _COUNT,
+    "capacity": _ROOM,
     "balance_form": (lambda v: v in FORMS, f"one of {', '.join(FORMS)}"),
 }
 NEEDS = (
-    ("renormalise", "keep"), ("keep_first", "keep"), ("bias_update", "keep"), ("groups", "keep"), ("keep_groups", "groups"),
-    ("cache", "per_sample"), ("balance_form", "balance"),
+    ("renormalise", "keep"),
+    ("keep_first", "keep"),
+    ("bias_update", "keep"),
+    ("groups", "keep"),
+    ("keep_groups", "groups"),
+    ("cache", "per_sample"),
+    ("balance_form", "balance"),
 )
 EXCLUDES = (("keep_first", "renormalise"), ("keep_first", "groups"), ("keep_first", "bias_update"), ("noise", "learned_noise"))
 BIASED = ("bias_update", "groups")
@@ -183,7 +209,10 @@ class _Routing:
     def _misfit(self, got: str, branches: int) -> Exception:
         router = self.brick.router
         return self.run.fail(
-            "E0410", f"the router gives {got}: one score for each of {branches} branches is needed", router.span, scope=self.scope,
+            "E0410",
+            f"the router gives {got}: one score for each of {branches} branches is needed",
+            router.span,
+            scope=self.scope,
             help=(f"end it in a brick that gives {branches} scores, such as `linear({branches})`, and a normaliser",),
         )
 
@@ -203,8 +232,15 @@ class _Routing:
         if any(options.get(o) for o in BIASED):
             groups = options.get("groups") or 1
             return self.node(
-                "keep_biased", (scores,), "choice", k=keep, groups=groups, keep_groups=options.get("keep_groups") or groups,
-                scale=1.0 if scale is None else scale, renormalise=renormalise, rate=options.get("bias_update") or 0.0,
+                "keep_biased",
+                (scores,),
+                "choice",
+                k=keep,
+                groups=groups,
+                keep_groups=options.get("keep_groups") or groups,
+                scale=1.0 if scale is None else scale,
+                renormalise=renormalise,
+                rate=options.get("bias_update") or 0.0,
             )
         chosen = scores if keep is None else self.node("keep_top", (scores,), k=keep, renormalise=renormalise)
         return chosen if scale is None else self.node("scale", (chosen,), factor=float(scale))
@@ -254,8 +290,13 @@ def _branches(run: Run, brick: Filter, x: Value, names: tuple[str, ...], width: 
     if width is None and len(set(lasts)) > 1:
         if not run.stitch_all:
             shown = ", ".join(f"{n} {w}" for n, w in zip(names, lasts))
-            raise run.fail("E0206", f"the branches have unequal widths: {shown}", brick.span, scope=scope,
-                           help=("write `width = ...` in the filter to stitch them to one width",))
+            raise run.fail(
+                "E0206",
+                f"the branches have unequal widths: {shown}",
+                brick.span,
+                scope=scope,
+                help=("write `width = ...` in the filter to stitch them to one width",),
+            )
         width = lasts[0]
     if width is None:
         return tuple(outs)

@@ -21,8 +21,22 @@ from ..lang.source import Span
 from .project import is_library
 from .scope import Call, Scope
 from .values import (
-    BlockBrick, Brick, Filter, Fork, Frozen, Grafted, Initialised, Named, Pipeline, Placed, Primitive, Shared, Site, Stage,
-    Stitched, Transposed,
+    BlockBrick,
+    Brick,
+    Filter,
+    Fork,
+    Frozen,
+    Grafted,
+    Initialised,
+    Named,
+    Pipeline,
+    Placed,
+    Primitive,
+    Shared,
+    Site,
+    Stage,
+    Stitched,
+    Transposed,
 )
 
 LARGE, LARGE_REPLAY = 4_000, 500

@@ -64,7 +64,7 @@ class Where(NamedTuple):
 class Value:
     """An edge of the graph: one result of a node, or an input (`node` is None)."""
 
-    __slots__ = ("type", "node")
+    __slots__ = ("node", "type")
 
     def __init__(self, type: Type, node: Node | None = None):
         self.type = type
@@ -77,7 +77,7 @@ class Value:
 class Node:
     """One application of an op. `weights` are (role, name) pairs; `outputs` are made here, one value per type."""
 
-    __slots__ = ("op", "inputs", "attrs", "weights", "where", "outputs")
+    __slots__ = ("attrs", "inputs", "op", "outputs", "weights", "where")
 
     def __init__(
         self,

@@ -48,7 +48,15 @@ def kind(value: Any) -> str:
     """What to call a config value in a message."""
     if value is None:
         return "none"
-    names = {bool: "a truth value", int: "an integer", float: "a number", str: "a word", Poly: "a runtime dim", list: "a list", tuple: "a tuple"}
+    names = {
+        bool: "a truth value",
+        int: "an integer",
+        float: "a number",
+        str: "a word",
+        Poly: "a runtime dim",
+        list: "a list",
+        tuple: "a tuple",
+    }
     return names.get(type(value), "a value")
 
 
@@ -98,7 +106,9 @@ def _dims(op: str, left: Any, right: Any) -> Any:
             return remainder
         if remainder == 0:
             return quotient
-        raise ScalarError("E0401", f"`{left} / {right}` is not known to be whole", f"write `//`, or add `require {left} % {right} == 0` and `//`")
+        raise ScalarError(
+            "E0401", f"`{left} / {right}` is not known to be whole", f"write `//`, or add `require {left} % {right} == 0` and `//`"
+        )
     raise ScalarError("E0404", f"`{op}` does not apply to runtime dims", "dims know + - * and // % by a positive integer")
 
 
@@ -109,13 +119,19 @@ def _numbers(op: str, left: Any, right: Any) -> Any:
     try:
         if op == "/" and whole:
             if left % right:
-                raise ScalarError("E0401", f"`{left} / {right}` is not a whole number", f"`//` rounds down; `{left} / {right}.0` gives a fraction")
+                raise ScalarError(
+                    "E0401", f"`{left} / {right}` is not a whole number", f"`//` rounds down; `{left} / {right}.0` gives a fraction"
+                )
             return left // right
         if op == "**":
             return _power(left, right)
         result = {
-            "+": lambda: left + right, "-": lambda: left - right, "*": lambda: left * right,
-            "/": lambda: left / right, "//": lambda: left // right, "%": lambda: left % right,
+            "+": lambda: left + right,
+            "-": lambda: left - right,
+            "*": lambda: left * right,
+            "/": lambda: left / right,
+            "//": lambda: left // right,
+            "%": lambda: left % right,
         }[op]()
     except OverflowError:
         raise ScalarError("E0405", f"`{show(left)} {op} {show(right)}` is too large") from None
@@ -223,7 +239,7 @@ def _real(name: str, function: Callable[[float], float]) -> Callable[..., Any]:
 
 def _scaled_init(init: Any, factor: Any) -> str:
     if not isinstance(init, str) or not is_number(factor):
-        raise ScalarError("E0404", f"`scaled_init` takes a word such as \"he\" and a number, not {kind(init)} and {kind(factor)}")
+        raise ScalarError("E0404", f'`scaled_init` takes a word such as "he" and a number, not {kind(init)} and {kind(factor)}')
     return f"{init} * {float(factor)!r}"
 
 

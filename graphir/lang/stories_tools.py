@@ -71,7 +71,7 @@ CODES = {
     "E0705": Code(
         "a parameter group holds frozen weights",
         "`frozen(...)` promises that weights stay as they are on disk, so no optimiser may train them. Narrow the pattern of the group, or"
-        " take `frozen` away. `parameter_groups(..., frozen=\"skip\")` leaves frozen weights out without complaint.",
+        ' take `frozen` away. `parameter_groups(..., frozen="skip")` leaves frozen weights out without complaint.',
     ),
     "E0706": Code(
         "a graft does not fit its site",
@@ -188,7 +188,7 @@ CODES = {
     "E0902": Code(
         "a pass or an option is not known",
         "`--passes` takes the names of passes in order, each with options in braces:\n\n"
-        "    graphir compile model.arch --passes \"stitch,share,norm-fusion{affine=true}\"",
+        '    graphir compile model.arch --passes "stitch,share,norm-fusion{affine=true}"',
     ),
     "E0903": Code(
         "a graph is not valid",

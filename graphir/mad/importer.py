@@ -32,20 +32,59 @@ from ..lang.words import RESERVED
 from . import zoo
 
 BACKENDS = {
-    "mlx": "mlx", "pytorch": "", "torch": "", "eager": "", "torch.compile": "inductor", "torch_compile": "inductor", "inductor": "inductor", "fx": "fx",
+    "mlx": "mlx",
+    "pytorch": "",
+    "torch": "",
+    "eager": "",
+    "torch.compile": "inductor",
+    "torch_compile": "inductor",
+    "inductor": "inductor",
+    "fx": "fx",
     "interpreter": "interpreter",
 }
 COMBINERS = {
-    "add": "add", "sum": "add", "mean": "mean", "average": "mean", "avg": "mean", "mul": "mul", "multiply": "mul", "max": "max", "gate": "gate",
-    "concat": "concat -> linear(d)", "weighted": "blend(learnable = true)", "blend": "blend(learnable = true)",
+    "add": "add",
+    "sum": "add",
+    "mean": "mean",
+    "average": "mean",
+    "avg": "mean",
+    "mul": "mul",
+    "multiply": "mul",
+    "max": "max",
+    "gate": "gate",
+    "concat": "concat -> linear(d)",
+    "weighted": "blend(learnable = true)",
+    "blend": "blend(learnable = true)",
 }
 NORMS = {"rmsnorm": "rmsnorm", "layernorm": "layernorm", "rms_norm": "rmsnorm", "layer_norm": "layernorm"}
 LAYERS_AT_MOST = 10_000
 WIDTH = ("d_model", "dim", "hidden_size", "embedding_dim")
 READ = {
-    *WIDTH, "vocab_size", "num_layers", "num_hidden_layers", "num_blocks", "layer_types", "layers", "bricks", "blocks", "norm", "intermediate_size", "num_heads",
-    "num_attention_heads", "num_key_value_heads", "full_attn_idxs", "attn_layer_period", "attn_layer_offset", "hybrid_override_pattern", "sliding_window",
-    "tie_word_embeddings", "architecture", "norm_eps", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon",
+    *WIDTH,
+    "vocab_size",
+    "num_layers",
+    "num_hidden_layers",
+    "num_blocks",
+    "layer_types",
+    "layers",
+    "bricks",
+    "blocks",
+    "norm",
+    "intermediate_size",
+    "num_heads",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "full_attn_idxs",
+    "attn_layer_period",
+    "attn_layer_offset",
+    "hybrid_override_pattern",
+    "sliding_window",
+    "tie_word_embeddings",
+    "architecture",
+    "norm_eps",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
 }
 SIGNS = {"M": "mamba2", "*": "full-attention", "-": "mlp", "E": "moe", "G": "gated-delta-net"}
 
@@ -73,7 +112,27 @@ class _Program:
         return name
 
 
-TAKEN = ("vocab", "d", "tokens", "x", "emb", "residual", "rmsnorm", "layernorm", "linear", "embedding", "add", "mean", "mul", "max", "gate", "concat", "blend", "fork", "pattern")
+TAKEN = (
+    "vocab",
+    "d",
+    "tokens",
+    "x",
+    "emb",
+    "residual",
+    "rmsnorm",
+    "layernorm",
+    "linear",
+    "embedding",
+    "add",
+    "mean",
+    "mul",
+    "max",
+    "gate",
+    "concat",
+    "blend",
+    "fork",
+    "pattern",
+)
 
 
 def read(path: str | os.PathLike[str]) -> Any:
@@ -109,7 +168,15 @@ def program(config: Any, name: str = "Imported") -> str:
 
 
 def _about(problem: Diagnostic) -> Diagnostic:
-    return Diagnostic("E0911", f"the layers of this config do not fit together: {problem.message}", problem.span, problem.label, problem.labels, problem.notes, problem.help)
+    return Diagnostic(
+        "E0911",
+        f"the layers of this config do not fit together: {problem.message}",
+        problem.span,
+        problem.label,
+        problem.labels,
+        problem.notes,
+        problem.help,
+    )
 
 
 def _wrong(message: str, *help: str) -> GraphirError:
@@ -142,7 +209,9 @@ def _text(config: Any, name: str) -> str:
 
 def _norm(config: Mapping[str, Any]) -> str:
     norm = _choice("norm", str(config.get("norm", "rmsnorm")).lower(), NORMS)
-    eps = next((config[key] for key in ("norm_eps", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon") if config.get(key) is not None), None)
+    eps = next(
+        (config[key] for key in ("norm_eps", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon") if config.get(key) is not None), None
+    )
     return norm if eps is None else f"{norm}(eps = {_value(eps, 'the epsilon of the norm')})"
 
 
@@ -153,7 +222,9 @@ def _words(names: list[str]) -> str:
 
 def _choice(what: str, given: str, known: Mapping[str, str]) -> str:
     if given not in known:
-        raise GraphirError(Diagnostic("E0911", f"there is no {what} `{given}`", help=nearest(given, known) or (f"there are {', '.join(known)}",)))
+        raise GraphirError(
+            Diagnostic("E0911", f"there is no {what} `{given}`", help=nearest(given, known) or (f"there are {', '.join(known)}",))
+        )
     return known[given]
 
 
@@ -206,7 +277,7 @@ def _placed(config: Mapping[str, Any]) -> list[str]:
 
 def _pattern(made: _Program, text: Any) -> str:
     if not isinstance(text, str) or len(text) > 1_000:
-        raise _wrong("`hybrid_override_pattern` is a word such as \"M-M*-\"")
+        raise _wrong('`hybrid_override_pattern` is a word such as "M-M*-"')
     arguments = []
     for sign in dict.fromkeys(text.replace("|", "").replace(" ", "")):
         if sign not in SIGNS:
@@ -243,7 +314,13 @@ def _entry(made: _Program, entry: Any, place: str) -> tuple[str, str, str]:
         raise _wrong(f"{place} is a name, or has a `type`")
     for key in entry:
         if key not in ("type", "backend", "params"):
-            raise GraphirError(Diagnostic("E0911", f"{place} has an entry `{key}`", help=nearest(str(key), ("type", "backend", "params")) or ("parameters stand under `params`",)))
+            raise GraphirError(
+                Diagnostic(
+                    "E0911",
+                    f"{place} has an entry `{key}`",
+                    help=nearest(str(key), ("type", "backend", "params")) or ("parameters stand under `params`",),
+                )
+            )
     params = entry.get("params") or {}
     if not isinstance(params, Mapping):
         raise _wrong(f"`params` of {place} are names with values")
@@ -256,7 +333,11 @@ def _brick(made: _Program, type: str, params: Mapping[str, Any], place: str) -> 
     formals = _formals(kind.brick)
     arguments = dict(kind.arguments)
     for key in ("num_attention_heads", "num_heads", "num_key_value_heads", "sliding_window"):
-        if key in made.config and made.config[key] is not None and kind.names.get(key) in (formals if key != "sliding_window" else arguments):
+        if (
+            key in made.config
+            and made.config[key] is not None
+            and kind.names.get(key) in (formals if key != "sliding_window" else arguments)
+        ):
             arguments[kind.names[key]] = str(_whole(made.config, key))
     given = dict(params)
     if kind.brick == "mLSTM" and "head_dim" in given:
@@ -267,7 +348,13 @@ def _brick(made: _Program, type: str, params: Mapping[str, Any], place: str) -> 
         name = kind.names.get(key, key)
         if name not in formals:
             known = [*kind.names, *formals]
-            raise GraphirError(Diagnostic("E0911", f"`{type}` ({place}) has no parameter `{key}`", help=nearest(str(key), known) or (f"it has {', '.join(formals)}",)))
+            raise GraphirError(
+                Diagnostic(
+                    "E0911",
+                    f"`{type}` ({place}) has no parameter `{key}`",
+                    help=nearest(str(key), known) or (f"it has {', '.join(formals)}",),
+                )
+            )
         arguments[name] = _value(value, f"`{key}` of {place}")
     return zoo.written(kind.brick, arguments)
 
@@ -318,7 +405,13 @@ def _named(block: Any, place: int, bricks: Mapping[str, Any]) -> list[str]:
         raise _wrong(f"block {place} has a `type` and a list of `bricks`")
     for name in block["bricks"]:
         if name not in bricks:
-            raise GraphirError(Diagnostic("E0911", f"block {place} names a brick `{name}` that is not there", help=nearest(str(name), map(str, bricks)) or (f"there are {', '.join(map(str, bricks))}",)))
+            raise GraphirError(
+                Diagnostic(
+                    "E0911",
+                    f"block {place} names a brick `{name}` that is not there",
+                    help=nearest(str(name), map(str, bricks)) or (f"there are {', '.join(map(str, bricks))}",),
+                )
+            )
     return block["bricks"]
 
 
@@ -328,7 +421,13 @@ def _block(made: _Program, block: Mapping[str, Any], place: int, bound: Mapping[
     if form == "sequential":
         return [f"residual({made.norm} -> {name})" for name in names]
     if form != "parallel":
-        raise GraphirError(Diagnostic("E0911", f"block {place} is of no known type: `{form}`", help=nearest(str(form), ("sequential", "parallel")) or ("there are sequential and parallel",)))
+        raise GraphirError(
+            Diagnostic(
+                "E0911",
+                f"block {place} is of no known type: `{form}`",
+                help=nearest(str(form), ("sequential", "parallel")) or ("there are sequential and parallel",),
+            )
+        )
     combiner = _choice("combiner", str(block.get("combiner", "add")), COMBINERS)
     if combiner == "gate" and len(names) != 2:
         raise _wrong(f"block {place}: `gate` joins two bricks, content and control, not {len(names)}")

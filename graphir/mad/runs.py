@@ -37,8 +37,15 @@ class Run:
     def description(self) -> dict[str, Any]:
         """All that the result depends on; the model by its canonical key."""
         return {
-            "model": self.name, "key": self.graph.key, "task": asdict(self.setting), "protocol": self.protocol.name, "steps": self.steps, "batch": self.batch,
-            "rate": self.rate, "decay": self.decay, "seed": self.seed,
+            "model": self.name,
+            "key": self.graph.key,
+            "task": asdict(self.setting),
+            "protocol": self.protocol.name,
+            "steps": self.steps,
+            "batch": self.batch,
+            "rate": self.rate,
+            "decay": self.decay,
+            "seed": self.seed,
         }
 
     @property
@@ -58,7 +65,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Record]:
             record = json.loads(line)
             found[record["id"]] = record
         except (ValueError, TypeError, KeyError):
-            raise GraphirError(Diagnostic("E0910", f"line {number} of {os.fspath(path)} is no result of `graphir mad`", help=("name another file",))) from None
+            raise GraphirError(
+                Diagnostic("E0910", f"line {number} of {os.fspath(path)} is no result of `graphir mad`", help=("name another file",))
+            ) from None
     return found
 
 
@@ -87,7 +96,15 @@ def execute(runs: Sequence[Run], path: str | os.PathLike[str] | None = None, tar
                 data[run.setting] = tasks.make(run.setting)
             progress = watch(run, place) if watch is not None else None
             score = train.fit(
-                run.graph, data[run.setting], run.protocol, steps=run.steps, batch=run.batch, rate=run.rate, decay=run.decay, seed=run.seed, target=target,
+                run.graph,
+                data[run.setting],
+                run.protocol,
+                steps=run.steps,
+                batch=run.batch,
+                rate=run.rate,
+                decay=run.decay,
+                seed=run.seed,
+                target=target,
                 progress=progress,
             )
             known[run.id] = {"id": run.id, **run.description, "score": asdict(score)}

@@ -75,7 +75,9 @@ class Task:
 def setting(task: str, **changes: Any) -> Setting:
     """The baseline of a task with some fields changed. Raises GraphirError for an unknown task or field, or values that fit no example."""
     if task not in TASKS:
-        raise GraphirError(Diagnostic("E0910", f"there is no task `{task}`", help=nearest(task, TASKS) or (f"there are {', '.join(TASKS)}",)))
+        raise GraphirError(
+            Diagnostic("E0910", f"there is no task `{task}`", help=nearest(task, TASKS) or (f"there are {', '.join(TASKS)}",))
+        )
     known = [f.name for f in fields(Setting) if f.name != "task"]
     for name in changes:
         if name not in known:
@@ -166,7 +168,13 @@ def _recall(made: Setting, draws: Draws, training: bool) -> Example:
         inputs += [key, value_of[key]]
         targets += [IGNORE, value_of[key] if seen and made.multi_query else IGNORE]
     if not value_of:  # only the last pair was sure to be no noise, and it is the probe's
-        raise GraphirError(Diagnostic("E0910", f"seed {made.seed} gives a sequence of {made.length} tokens that is noise from end to end", help=("take a longer sequence or less noise",)))
+        raise GraphirError(
+            Diagnostic(
+                "E0910",
+                f"seed {made.seed} gives a sequence of {made.length} tokens that is noise from end to end",
+                help=("take a longer sequence or less noise",),
+            )
+        )
     probe = _pick(rng, list(value_of))
     prefix = [] if made.multi_query else [made.vocab - 1]
     inputs += [*prefix, probe, value_of[probe]]
@@ -283,22 +291,36 @@ def _selective_copying(made: Setting, draws: Draws, training: bool) -> Example:
 _FEWER = (6_400, 3_200, 1_600, 800)
 TASKS: dict[str, Task] = {
     "in-context-recall": Task(
-        "CR", Setting("in-context-recall"), {"vocab": (32, 64, 128), "length": (256, 512, 1024), "train": _FEWER}, _recall,
+        "CR",
+        Setting("in-context-recall"),
+        {"vocab": (32, 64, 128), "length": (256, 512, 1024), "train": _FEWER},
+        _recall,
     ),
     "noisy-in-context-recall": Task(
-        "NR", Setting("noisy-in-context-recall", vocab=32, noise_vocab=16, noise=0.2),
-        {"vocab": (48, 80, 144), "length": (256, 512, 1024), "train": _FEWER, "noise": (0.4, 0.6, 0.8)}, _recall,
+        "NR",
+        Setting("noisy-in-context-recall", vocab=32, noise_vocab=16, noise=0.2),
+        {"vocab": (48, 80, 144), "length": (256, 512, 1024), "train": _FEWER, "noise": (0.4, 0.6, 0.8)},
+        _recall,
     ),
     "fuzzy-in-context-recall": Task(
-        "FR", Setting("fuzzy-in-context-recall", key_motif=3, value_motif=3),
-        {"vocab": (32, 64, 128), "length": (256, 512, 1024), "train": _FEWER}, _fuzzy,
+        "FR",
+        Setting("fuzzy-in-context-recall", key_motif=3, value_motif=3),
+        {"vocab": (32, 64, 128), "length": (256, 512, 1024), "train": _FEWER},
+        _fuzzy,
     ),
-    "memorization": Task("M", Setting("memorization", vocab=256, length=32, train=256), {"vocab": (512, 1024, 2048, 4096, 8192)}, _memorization),
+    "memorization": Task(
+        "M", Setting("memorization", vocab=256, length=32, train=256), {"vocab": (512, 1024, 2048, 4096, 8192)}, _memorization
+    ),
     "compression": Task(
-        "C", Setting("compression", length=32), {"vocab": (32, 64, 128), "length": (64, 128, 256), "train": _FEWER}, _compression,
+        "C",
+        Setting("compression", length=32),
+        {"vocab": (32, 64, 128), "length": (64, 128, 256), "train": _FEWER},
+        _compression,
     ),
     "selective-copying": Task(
-        "SC", Setting("selective-copying", length=256, copies=16),
-        {"vocab": (32, 64, 128), "length": (512, 1024), "train": _FEWER, "copies": (32, 64, 96)}, _selective_copying,
+        "SC",
+        Setting("selective-copying", length=256, copies=16),
+        {"vocab": (32, 64, 128), "length": (512, 1024), "train": _FEWER, "copies": (32, 64, 96)},
+        _selective_copying,
     ),
 }

@@ -59,8 +59,17 @@ Progress = Callable[[int, int, float], None]
 
 
 def fit(
-    graph: Graph, data: Data, protocol: Protocol = CORRECTED, *, steps: int | None = None, batch: int = 128, rate: float = 5e-4, decay: float = 0.0,
-    seed: int = 0, target: str = "cpu", progress: Progress | None = None,
+    graph: Graph,
+    data: Data,
+    protocol: Protocol = CORRECTED,
+    *,
+    steps: int | None = None,
+    batch: int = 128,
+    rate: float = 5e-4,
+    decay: float = 0.0,
+    seed: int = 0,
+    target: str = "cpu",
+    progress: Progress | None = None,
 ) -> Score:
     """Train a model, ids int[B, T] -> logits float[B, T, vocab], on a task and score it.
 
@@ -94,7 +103,9 @@ def fit(
             if done % max(whole, 100) == 0 and done < steps and _of(evaluate(net, data, batch, target), protocol) >= GOOD_ENOUGH:
                 break
         last = evaluate(net, data, batch, target)
-    return Score(_of(last, protocol), last.tokens, last.classes, last.loss, first.loss, loss.item(), done, round(time.perf_counter() - started, 1))
+    return Score(
+        _of(last, protocol), last.tokens, last.classes, last.loss, first.loss, loss.item(), done, round(time.perf_counter() - started, 1)
+    )
 
 
 def _check(graph: Graph, data: Data) -> None:

@@ -17,8 +17,23 @@ from ..lang.diagnostic import Diagnostic, GraphirError, nearest
 
 STATE_BUDGET = 4_096
 MEMORIES = (
-    "selective_scan", "ssd", "gla", "linear_attention", "retention", "decayed_attention", "delta_rule", "gated_delta_rule", "mlstm", "slstm_cell", "lstm",
-    "gru", "rg_lru", "linear_recurrence", "rwkv4_wkv", "rwkv5_wkv", "rwkv6_wkv",
+    "selective_scan",
+    "ssd",
+    "gla",
+    "linear_attention",
+    "retention",
+    "decayed_attention",
+    "delta_rule",
+    "gated_delta_rule",
+    "mlstm",
+    "slstm_cell",
+    "lstm",
+    "gru",
+    "rg_lru",
+    "linear_recurrence",
+    "rwkv4_wkv",
+    "rwkv5_wkv",
+    "rwkv6_wkv",
 )
 
 
@@ -43,8 +58,16 @@ def written(brick: str, arguments: Mapping[str, str]) -> str:
     return f"{brick}({', '.join(f'{name} = {value}' for name, value in arguments.items())})" if arguments else brick
 
 
-_HEADS = {"n_heads": "heads", "num_heads": "heads", "num_attention_heads": "heads", "num_key_value_heads": "kv", "num_kv_heads": "kv", "window_size": "window",
-          "sliding_window": "window", "rope_theta": "theta"}
+_HEADS = {
+    "n_heads": "heads",
+    "num_heads": "heads",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv",
+    "num_kv_heads": "kv",
+    "window_size": "window",
+    "sliding_window": "window",
+    "rope_theta": "theta",
+}
 _HIDDEN = {"dim_inner": "hidden", "hidden_dim": "hidden", "intermediate_size": "hidden", "hidden_size": "hidden"}
 _MAMBA = {"d_state": "state", "state_size": "state", "d_conv": "kernel", "conv_kernel": "kernel", "dim_state": "state"}
 _EXPERTS = {"num_experts": "experts", "active_experts": "keep", "top_k": "keep", "num_experts_per_tok": "keep", "dim_inner": "inner"}
@@ -72,12 +95,25 @@ LAYERS: dict[str, Kind] = {
     "mh-linear-attention": Kind("HadamardAttention", {"heads": "16"}, _CHUNK, "mAl", _matrices(16)),
     "gated-linear-attention": Kind("GLA", {"heads": "1", "key_dim": "d"}, _CHUNK, "Alg", _matrices(1)),
     "mh-gated-linear-attention": Kind("GLA", {"heads": "8", "key_dim": "d"}, _CHUNK, "mAlg", _matrices(8)),
-    "hyena": Kind("Hyena", {"filter_order": "4", "expand": "4", "length": "1280"}, {"max_length": "length", "inner_factor": "expand"}, "H", lambda d: 4 * d * 4),
+    "hyena": Kind(
+        "Hyena",
+        {"filter_order": "4", "expand": "4", "length": "1280"},
+        {"max_length": "length", "inner_factor": "expand"},
+        "H",
+        lambda d: 4 * d * 4,
+    ),
     "mh-hyena": Kind(
-        "MultiHeadHyena", {"heads": "16", "filter_order": "2", "length": "1280"}, {**_HEADS, "max_length": "length"}, "mH", lambda d: 16 * (d // 16) ** 2 * 2,
+        "MultiHeadHyena",
+        {"heads": "16", "filter_order": "2", "length": "1280"},
+        {**_HEADS, "max_length": "length"},
+        "mH",
+        lambda d: 16 * (d // 16) ** 2 * 2,
     ),
     "hyena-experts": Kind(
-        "HyenaExperts", {"experts": "8", "keep": "2", "inner": "16", "filter_order": "16", "length": "1280"}, {**_EXPERTS, "max_length": "length"}, "He",
+        "HyenaExperts",
+        {"experts": "8", "keep": "2", "inner": "16", "filter_order": "16", "length": "1280"},
+        {**_EXPERTS, "max_length": "length"},
+        "He",
         lambda d: 8 * 16 * 16,
     ),
     "mamba": Kind("Mamba", {"state": "4"}, _MAMBA, "Mb", lambda d: 2 * d * 4),
@@ -90,8 +126,12 @@ LAYERS: dict[str, Kind] = {
 # What configs of other libraries and of the composition document call layers, beside MAD's own keys.
 OTHERS: dict[str, Kind] = {
     "mlstm": Kind("mLSTM", {"heads": "4"}, {**_CHUNK, "proj_factor": "proj", "conv1d_kernel_size": "kernel"}),
-    "chunkwise-mlstm": Kind("mLSTM", {"heads": "4", "form": '"chunkwise"'}, {**_CHUNK, "proj_factor": "proj", "conv1d_kernel_size": "kernel"}),
-    "parallel-mlstm": Kind("mLSTM", {"heads": "4", "form": '"parallel"'}, {**_CHUNK, "proj_factor": "proj", "conv1d_kernel_size": "kernel"}),
+    "chunkwise-mlstm": Kind(
+        "mLSTM", {"heads": "4", "form": '"chunkwise"'}, {**_CHUNK, "proj_factor": "proj", "conv1d_kernel_size": "kernel"}
+    ),
+    "parallel-mlstm": Kind(
+        "mLSTM", {"heads": "4", "form": '"parallel"'}, {**_CHUNK, "proj_factor": "proj", "conv1d_kernel_size": "kernel"}
+    ),
     "slstm": Kind("sLSTM", {"heads": "4"}, {**_HEADS, "conv1d_kernel_size": "kernel"}),
     "full-attention": Kind("Attention", {"heads": "8"}, _HEADS),
     "window-attention": Kind("Attention", {"heads": "8", "window": "128"}, _HEADS),
@@ -115,7 +155,9 @@ def kind(key: str) -> Kind:
     name = key.lower().replace("_", "-")
     known = {**LAYERS, **OTHERS}
     if name not in known:
-        raise GraphirError(Diagnostic("E0911", f"there is no layer type `{key}`", help=nearest(name, known) or (f"there are {', '.join(known)}",)))
+        raise GraphirError(
+            Diagnostic("E0911", f"there is no layer type `{key}`", help=nearest(name, known) or (f"there are {', '.join(known)}",))
+        )
     return known[name]
 
 
@@ -130,8 +172,8 @@ def model(keys: Sequence[str], vocab: int = 16, d: int = 128, backbone: str = "l
         tail = "  return x -> rmsnorm -> linear(vocab) as head"
     elif backbone == "autoencoder":
         tail = (
-            "  code = x -> last -> rearrange(\"b d -> b 1 d\")\n"
-            "  places = x -> sinusoidal_positions(layout = \"half\")\n"
+            '  code = x -> last -> rearrange("b d -> b 1 d")\n'
+            '  places = x -> sinusoidal_positions(layout = "half")\n'
             "  spread = 0.0 * x + code + places\n"
             "  part = rmsnorm -> linear(d) -> gelu\n"
             "  return spread -> ([part] * 2) as decoder -> rmsnorm -> linear(vocab) as head"

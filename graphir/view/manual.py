@@ -40,19 +40,33 @@ class Entry:
 FORMS = tuple(
     Entry(name, "forms of the language", header, doc)
     for name, header, doc in (
-        ("fork", "x -> fork { a: f  b: g }", "Runs its branches on the same value and gives their results in order: a join follows, or names: `u, v = x -> fork { ... }`."),
         (
-            "filter", "x -> filter(router, keep = k, ...) { a: f  b: g }  or  filter(router, branches = [...])",
+            "fork",
+            "x -> fork { a: f  b: g }",
+            "Runs its branches on the same value and gives their results in order: a join follows, or names: `u, v = x -> fork { ... }`.",
+        ),
+        (
+            "filter",
+            "x -> filter(router, keep = k, ...) { a: f  b: g }  or  filter(router, branches = [...])",
             "y = sum over branches of weight * branch(x), per token. The router gives one score per branch and ends in a normaliser.\n"
             f"Options: {', '.join(FILTER_OPTIONS)}. Named outputs: `<path>.weights` and the losses asked for.",
         ),
         ("frozen", "frozen(f)", "f with weights that training leaves alone."),
-        ("stitch", "stitch(f, width = w)  or  x -> stitch(w)", "A projection to w in front of f and one back behind it; or the projection itself (`form`: linear, mlp, low-rank)."),
-        ("graft", "graft host { at layers[2..4].mlp: brick  ... }", "The host with other bricks at some places; `site` is what stood there, with its weights where the host has them."),
         (
-            "pattern", 'pattern("M-M*-", M = m, mlp = f, attention = a)',
+            "stitch",
+            "stitch(f, width = w)  or  x -> stitch(w)",
+            "A projection to w in front of f and one back behind it; or the projection itself (`form`: linear, mlp, low-rank).",
+        ),
+        (
+            "graft",
+            "graft host { at layers[2..4].mlp: brick  ... }",
+            "The host with other bricks at some places; `site` is what stood there, with its weights where the host has them.",
+        ),
+        (
+            "pattern",
+            'pattern("M-M*-", M = m, mlp = f, attention = a)',
             "A list with a brick for each sign of a word: `*` is `attention`, `-` is `mlp`, letters are themselves; spaces and `|` only group.\n"
-            "Lists join and repeat: `pattern(\"M-\", M = m, mlp = f) * 4`.",
+            'Lists join and repeat: `pattern("M-", M = m, mlp = f) * 4`.',
         ),
         ("choose", "choose(a, b, ...)", "A choice of a search space. This edition parses and formats it, and samples none."),
     )
@@ -64,8 +78,16 @@ def entries() -> list[Entry]:
     blocks = [_block(name) for name in library().names()]
     primitives = [
         Entry(
-            d.name, f"primitives: {d.file.rsplit('.', 1)[-1]}", d.header_text, d.doc, d.weights_text, "" if d.flops_text == "0" else d.flops_text, d.require,
-            d.state is not None, d.source, d.examples,
+            d.name,
+            f"primitives: {d.file.rsplit('.', 1)[-1]}",
+            d.header_text,
+            d.doc,
+            d.weights_text,
+            "" if d.flops_text == "0" else d.flops_text,
+            d.require,
+            d.state is not None,
+            d.source,
+            d.examples,
         )
         for d in REGISTRY
         if d.name not in {form.name for form in FORMS}
@@ -97,7 +119,9 @@ def find(name: str) -> Entry:
     """The entry of a name. Raises GraphirError E0301 with near names."""
     found = {e.name: e for e in entries()}
     if name not in found:
-        raise GraphirError(Diagnostic("E0301", f"there is no brick `{name}`", help=nearest(name, found) or ("`graphir bricks` lists them",)))
+        raise GraphirError(
+            Diagnostic("E0301", f"there is no brick `{name}`", help=nearest(name, found) or ("`graphir bricks` lists them",))
+        )
     return found[name]
 
 
@@ -105,11 +129,15 @@ def page(entry: Entry) -> str:
     """One brick as text."""
     lines = [entry.header, "", *(f"  {line.strip()}" for line in entry.doc.splitlines())]
     facts = [
-        ("weights", entry.weights), ("FLOPs", entry.flops), ("requires", "; ".join(entry.require)), ("state", "kept when decoding" if entry.stateful else ""),
-        ("source", entry.source), ("examples", "; ".join(entry.examples)),
+        ("weights", entry.weights),
+        ("FLOPs", entry.flops),
+        ("requires", "; ".join(entry.require)),
+        ("state", "kept when decoding" if entry.stateful else ""),
+        ("source", entry.source),
+        ("examples", "; ".join(entry.examples)),
     ]
     shown = [f"  {label + ':':<10}{' '.join(text.split())}" for label, text in facts if text]
-    return "\n".join(lines + ([""] + shown if shown else []))
+    return "\n".join(lines + (["", *shown] if shown else []))
 
 
 def as_markdown() -> str:

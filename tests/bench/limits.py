@@ -13,8 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bombs import BOMBS
 from harness import arguments, line, process
+
+from bombs import BOMBS
 
 GRAPHIR = [sys.executable, "-m", "graphir.cli.main"]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphir.passes import Report, parse
-from graphir.passes.lower import filled
-
 from graphir.bricks.build import Builder
 from graphir.ir.dims import symbol
 from graphir.ir.graph import Graph, Node, Value, Where
 from graphir.ir.types import Type
+from graphir.passes import Report, parse
+from graphir.passes.lower import filled
 
 EMPTY = Graph("none", (), (), (), {})
 FRAMES = {"fork": "fork", "filter": "filter", "branches": "[]"}

@@ -7,6 +7,10 @@ import time
 from dataclasses import replace
 
 import pytest
+from hand import Hand, ops
+
+from graphir.ir.graph import Graph, Node, Where
+from graphir.lang.diagnostic import Diagnostic, GraphirError
 from graphir.passes import (
     DEFAULT,
     Diff,
@@ -26,10 +30,6 @@ from graphir.passes import (
 )
 from graphir.passes.pipeline import NoOptions
 from graphir.passes.rewrite import Rewriter, RuleLoop, branch_of, common_scope, leaves_branch
-from hand import Hand, ops
-
-from graphir.ir.graph import Graph, Node, Where
-from graphir.lang.diagnostic import Diagnostic, GraphirError
 
 
 def _graph() -> Graph:

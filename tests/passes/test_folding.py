@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from graphir.passes import run_pipeline, starting_weights
-from graphir.passes.folding import fold_weights
 from hand import Hand, ops, run
-from oracle import assert_keeps_meaning, assert_same, outputs, weights
 
 from graphir.lang.diagnostic import GraphirError
+from graphir.passes import run_pipeline, starting_weights
+from graphir.passes.folding import fold_weights
+
+from oracle import assert_keeps_meaning, assert_same, outputs, weights
 
 NORMS = [("rmsnorm", {}), ("rmsnorm", {"offset": 1.0}), ("layernorm", {}), ("layernorm", {"bias": False}), ("layernorm", {"scale": False})]
 

@@ -15,11 +15,11 @@ import re
 from pathlib import Path
 
 import pytest
-from graphir.passes import Recipe, Statistics, run_pipeline
 
 from graphir.ir.graph import Graph
 from graphir.ir.text import read
 from graphir.lang.diagnostic import GraphirError
+from graphir.passes import Recipe, Statistics, run_pipeline
 
 SUITES = sorted(Path(__file__).parent.glob("*.md"))
 EXPECTED = ("gir", "why", "error", "recipes")

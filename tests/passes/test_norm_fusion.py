@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hand import Hand, ops, run
+
 from oracle import assert_keeps_meaning
 
 NORMS = [("rmsnorm", {}), ("rmsnorm", {"offset": 1.0}), ("rmsnorm", {"scale": False}), ("layernorm", {}), ("layernorm", {"bias": False})]

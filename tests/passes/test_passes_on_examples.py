@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from graphir.passes import DEFAULT, INFER, INFER_FOLDED, PASSES, Recipe, Verify, apply, run_pipeline
-from oracle import assert_same, outputs, weights
 
 import graphir
+from graphir.passes import DEFAULT, INFER, INFER_FOLDED, PASSES, Recipe, Verify, apply, run_pipeline
+
+from oracle import assert_same, outputs, weights
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from graphir.passes import DEFAULT, INFER, INFER_FOLDED, PASSES, parse
 
 from graphir.lang.diagnostic import GraphirError
+from graphir.passes import DEFAULT, INFER, INFER_FOLDED, PASSES, parse
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import random
 
 import pytest
 import torch
-from generator import random_graph, random_program
-from graphir.passes import DEFAULT, INFER, INFER_FOLDED, PASSES, Recipe, Verify, apply, run_pipeline
-from oracle import assert_same, outputs, weights
 
 import graphir
 from graphir.ir.graph import Graph
+from graphir.passes import DEFAULT, INFER, INFER_FOLDED, PASSES, Recipe, Verify, apply, run_pipeline
+
+from generator import random_graph, random_program
+from oracle import assert_same, outputs, weights
 
 PIPELINES = [*PASSES, "simplify{mode=infer}", "norm-fusion{affine=true}", DEFAULT, INFER, INFER_FOLDED]
 TRAINING = ("stitch", "share", "simplify", "norm-fusion", "lower")

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from graphir.passes import share_equal_weights
 from hand import Hand, ops, run
+
+from graphir.passes import share_equal_weights
+
 from oracle import assert_keeps_meaning, assert_same, outputs, weights
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hand import Hand, ops, run
+
 from oracle import assert_keeps_meaning
 
 TURN, BACK = "b t d -> b d t", "b d t -> b t d"

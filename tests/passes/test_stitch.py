@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from graphir.passes import show_stitches
 from hand import Hand, ops, run
-from oracle import assert_keeps_meaning, outputs, weights
 
 from graphir.lang.diagnostic import GraphirError
+from graphir.passes import show_stitches
+
+from oracle import assert_keeps_meaning, outputs, weights
 
 
 def _open(width=8, out=6):
