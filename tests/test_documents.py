@@ -49,3 +49,10 @@ def test_the_main_command_of_the_readme_names_what_is_there():
         if word.endswith((".arch", ".txt")):
             assert (ROOT / word).is_file(), word
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_the_manual_is_what_the_declarations_say():
+    from graphir.view.manual import as_markdown
+
+    written = (ROOT / "docs" / "bricks.md").read_text("utf-8")
+    assert written == as_markdown().rstrip("\n") + "\n", "run `graphir bricks --markdown > docs/bricks.md`"

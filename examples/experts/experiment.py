@@ -175,7 +175,7 @@ def plot(results: Results, path: Path) -> None:
     matplotlib.rcParams |= {"svg.hashsalt": "experts", "svg.fonttype": "none", "font.size": 9}
     from matplotlib import pyplot
 
-    figure, grid = pyplot.subplots(2, 3, figsize=(12, 8.4), width_ratios=[1, 1, 1.15], layout="constrained")
+    figure, grid = pyplot.subplots(2, 3, figsize=(12, 8), layout="constrained")
     axes = grid.flatten()
     for axis, label in zip(axes, MIXTURES):
         shares = torch.tensor([r["routing"] for r in results[label]]).mean(0).numpy()
@@ -197,7 +197,7 @@ def plot(results: Results, path: Path) -> None:
     last.invert_yaxis()
     last.axvline(0.5, color="gray", linewidth=0.8, linestyle=":")
     last.set_xlim(0.45, 1.02)
-    last.set_xlabel("right answers, held out: a dot for each seed, a line for the mean")
+    last.set_xlabel("held out: a dot a seed, a line for the mean")
     last.set_title("right answers at equal parameters")
     metadata = {"Date": None} if path.suffix == ".svg" else None
     figure.savefig(path, metadata=metadata)

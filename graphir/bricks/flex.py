@@ -55,7 +55,7 @@ def _number(n: float | None, like: Tensor) -> Tensor | None:
 
 @functools.cache
 def kernel(*traits: Any) -> Callable[..., Tensor]:
-    """`attend` compiled for tensors of these traits. A function for each: Dynamo gives up on one after a few forms, and then nothing is fused."""
+    """`attend` compiled for tensors of these traits: a function for each, since Dynamo leaves a function of many forms unfused."""
     name = f"attend {' '.join(map(str, traits))}"
     return torch.compile(types.FunctionType(attend.__code__.replace(co_name=name), attend.__globals__, name))
 
@@ -64,7 +64,10 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, sinks: Tensor | None, slopes: Tensor | None,
     shift: Tensor, scale: Tensor, softcap: Tensor | None, window: Tensor | None, chunk: Tensor | None, causal: bool,
 ) -> Tensor:
-    """What is compiled. Query i stands at i + shift. A sink s takes of each query the share that it has of exp(lse) + exp(s), so the rest is sigmoid(lse - s)."""
+    """What is compiled; query i stands at place i + shift.
+
+    A sink s has the share exp(s) / (exp(lse) + exp(s)) of each query's weight, which leaves sigmoid(lse - s) to the keys.
+    """
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
     def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
