@@ -128,7 +128,7 @@ def _rebuild(graph: Graph, shared: Mapping[Node, tuple[Node, ...]], fused: Mappi
             _emit_fused(late[node], node, rewriter)
         elif node in shared:
             _emit_applied(node, shared[node], statistics, rewriter)
-    return rewriter.finish()
+    return rewriter.finish(all_live=True)
 
 
 def _order(graph: Graph, fused: Mapping[Node, Node]) -> tuple[dict[Node, Node], dict[Node, Node]]:

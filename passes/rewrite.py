@@ -248,8 +248,8 @@ class Rewriter:
     def _scope(self, node: Node) -> str:
         return ".".join((*self._lifted[node], "")) if node in self._lifted else node.where.path
 
-    def finish(self) -> Graph:
-        """The rewritten graph without dead code, or the graph itself where nothing changed."""
+    def finish(self, all_live: bool = False) -> Graph:
+        """The rewritten graph without dead code, or the graph itself where nothing changed. `all_live`: there is no dead code, nor a dead weight."""
         graph = self.graph
         if self._skipped == len(graph.nodes):
             return dead_code(graph)
@@ -265,6 +265,9 @@ class Rewriter:
             aux=tuple((name, moved.get(v, v)) for name, v in graph.aux),
             weights=self.weights,
         )
+        if all_live:
+            vars(changed).update(live=changed.nodes, named=graph.named)  # what the graph would find out by itself
+            return changed
         return dead_code(changed)
 
     def _lift(self) -> None:

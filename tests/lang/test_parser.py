@@ -213,7 +213,7 @@ def test_hostile_text_is_refused_quickly(text: str, code: str):
     grammar()
     start = time.process_time()
     told = errors(text)
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 3
     assert code in [c for c, _ in told]
     assert len(told) <= 60
 

@@ -256,7 +256,7 @@ def _seconds(graph: Graph, text: str) -> float:
 @pytest.mark.parametrize("text", ["share", "simplify", "norm-fusion", "lower", DEFAULT])
 def test_the_work_grows_with_the_graph_and_no_faster(text):
     small, large = _chain(2_000), _chain(10_000)  # both larger than the caches of the processor
-    assert _seconds(large, text) < 1.8 * _seconds(small, text)
+    assert _seconds(large, text) < 3 * _seconds(small, text)  # quadratic work would be 5
 
 
 def test_a_deep_graph_needs_no_deep_stack():
