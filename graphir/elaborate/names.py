@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from ..bricks.declare import REGISTRY
 from ..ir.scalar import FUNCTIONS
@@ -19,9 +20,15 @@ def known_names(module: Module) -> list[str]:
     return [*module.names(), *library().names(), *REGISTRY.declarations, *FUNCTIONS, *FORMS]
 
 
+@lru_cache(maxsize=4)
+def _everywhere(bricks: int) -> frozenset[str]:
+    """The names that every file knows; `bricks`: how many are registered, since hosts add theirs."""
+    return frozenset([*library().names(), *REGISTRY.declarations, *FUNCTIONS, *FORMS])
+
+
 def check_names(module: Module) -> list[Diagnostic]:
     """E0301 for unknown names, E0312 for recursion, over all items of a file, instantiated or not."""
-    known = set(known_names(module))
+    known = _everywhere(len(REGISTRY.declarations)).union(module.names())
     problems: list[Diagnostic] = []
     references: dict[str, dict[str, Span]] = {}
     for name, item in module.items.items():
