@@ -24,7 +24,9 @@ model Small(depth = 2)(x: float[B, T, 4]) -> float[B, T, 4] {
   shared mix = linear(width)
   return x -> ([residual(mix -> silu -> linear(4))] * depth)
 }
-model Other(x: float[B, 4]) -> (left: float[B, 2], right: float[B, 3]) { return left = x -> linear(2), right = x -> linear(3) }
+model Other(x: float[B, 4]) -> (left: float[B, 2], right: float[B, 3]) {
+  return x -> fork { l: linear(2)  r: linear(3) }
+}
 """
 SMALL = TEXT[: TEXT.index("model Other")]
 
@@ -79,7 +81,7 @@ def test_to_networkx_is_the_graph():
     ops = sorted(data["op"] for _, data in bridge.nodes(data=True) if data["op"] not in ("input", "output"))
     assert ops == sorted(node.op for node in graph.nodes)
     assert networkx.has_path(bridge, *(next(n for n, data in bridge.nodes(data=True) if data["op"] == kind) for kind in ("input", "output")))
-    named = [name for _, data in bridge.nodes(data=True) for name in data.get("weights", ())]
+    named = [name for _, data in bridge.nodes(data=True) for name in data["weights"].values()]
     assert named.count("mix.weight") == 2, "a shared brick's two calls name one weight"
 
 
@@ -101,7 +103,7 @@ def test_check_gives_diagnostics():
     assert all(isinstance(d, graphir.Diagnostic) for d in found)
     assert {d.code for d in found} >= {"E0301"}
     misspelt = next(d for d in found if d.code == "E0301")
-    assert (misspelt.span.place.line, misspelt.severity) == (5, "error") if hasattr(misspelt.span, "place") else misspelt.severity == "error"
+    assert (misspelt.span.line, misspelt.span.text, misspelt.severity) == (5, "silo", "error")
     assert any("silu" in line for line in misspelt.help)
     with pytest.raises(graphir.GraphirError) as failed:
         graphir.load(wrong)
@@ -143,16 +145,17 @@ def test_outputs_by_name_and_auxiliary_ones():
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({"mode": "inference"}, "E0902"), ({"target": "gpu"}, "E0806"), ({"width": "wide"}, "E04"), ({"widht": 5}, "E0408"),
-        ({"passes": "stich"}, "E09"), ({"target": "interpreter", "mode": "decode"}, "E0806"), ({"dispatch": "quick"}, "E"),
+        ({"mode": "inference"}, "did you mean `infer`?"), ({"target": "gpu"}, "did you mean `cpu`?"), ({"widht": 5}, "did you mean `width`?"),
+        ({"passes": "stich"}, "did you mean `stitch`?"), ({"dispatch": "quick"}, "there are auto, dense, sorted, static"),
+        ({"target": "interpreter", "mode": "decode"}, "`Interpreter.run_step` decodes step by step"),
     ],
     ids=str,
 )
 def test_wrong_options_are_diagnostics(options, wanted):
     with pytest.raises(graphir.GraphirError) as failed:
         graphir.compile(SMALL, **options)
-    assert all(c.startswith(wanted) for c in code(failed))
-    assert failed.value.diagnostics[0].help or failed.value.diagnostics[0].notes
+    (found,) = failed.value.diagnostics
+    assert wanted in found.help
 
 
 def test_a_graph_has_its_parameters_already():

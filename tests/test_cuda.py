@@ -33,6 +33,11 @@ DEVICES = pytest.mark.parametrize("device", ["cpu", CUDA])
 SLOW_ON_CPU = pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), CUDA])
 
 
+@pytest.fixture(autouse=True)
+def _whole_single_precision(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def example(name):
     """A small example: graph, inputs, weights, outputs in float64."""
     graph = graphir.load(EXAMPLES / f"{name}.arch", **SMALL.get(name, {}))

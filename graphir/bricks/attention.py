@@ -116,8 +116,8 @@ def _compiled(
 ) -> Tensor:
     slopes = torch.tensor(alibi_slopes(q.shape[1]), dtype=working(q), device=q.device) if alibi else None
     mask = mask[:, None, None, :] if mask is not None and mask.dim() == 2 else mask
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return flex(q, k, v, mask, bias, sinks, slopes, causal, scale, window, chunk, None if softcap is None else float(softcap))
+    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    return flex(q, k, v, mask, bias, sinks, slopes, causal, factor, window, chunk, None if softcap is None else float(softcap))
 
 
 def _seen(

@@ -22,7 +22,8 @@ def suits(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     """
     if not q.is_cuda or torch.compiler.is_exporting() or (bias is not None and bias.requires_grad):
         return False
-    if not torch.compiler.is_compiling() and any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in (q, k, v)):
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    if not torch.compiler.is_compiling() and any(functorch.is_functorch_wrapped_tensor(t) for t in (q, k, v)):
         return False
     known = all(t.dtype in (torch.float16, torch.bfloat16, torch.float32) for t in (q, k, v))
     return known and q.shape[2] >= BLOCK and min(q.shape[3], v.shape[3]) >= 16 and q.shape[0] > 0 and k.shape[2] > 0
@@ -40,12 +41,13 @@ def flex(
         q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
     tables = (mask, bias, sinks, slopes)
     numbers = tuple(_number(n, q) for n in (k.shape[2] - q.shape[2], scale, softcap, window, chunk))
+    arguments: tuple[Any, ...] = (q, k, v, *tables, *numbers, causal)
     if torch.compiler.is_compiling():
-        return attend(q, k, v, *tables, *numbers, causal)
+        return attend(*arguments)
     ones = tuple(None if t is None else tuple(n == 1 for n in t.shape) for t in (q, k, *tables, *numbers))
     learns = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in (q, k, v, sinks))
     kinds = tuple(None if t is None else t.dtype for t in (q, k, v, *tables))
-    return kernel(q.shape[1], k.shape[1], q.shape[3], v.shape[3], q.device, causal, ones, learns, kinds)(q, k, v, *tables, *numbers, causal)
+    return kernel(q.shape[1], k.shape[1], q.shape[3], v.shape[3], q.device, causal, ones, learns, kinds)(*arguments)
 
 
 def _number(n: float | None, like: Tensor) -> Tensor | None:
@@ -88,6 +90,7 @@ def attend(
     if sinks is None:
         return flex_attention(q, k, v, score, table, scale=1.0, enable_gqa=grouped)
     y, more = flex_attention(q, k, v, score, table, scale=1.0, enable_gqa=grouped, return_aux=AuxRequest(lse=True))
+    assert more.lse is not None
     return (y * torch.sigmoid(more.lse - sinks.view(1, -1, 1)).unsqueeze(-1)).to(y.dtype)
 
 

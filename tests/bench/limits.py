@@ -55,7 +55,7 @@ def main() -> None:
 
 def commands(folder: Path, rounds: int) -> None:
     path = folder / "long.arch"
-    path.write_text(program(30), "utf-8")
+    path.write_text(program(34), "utf-8")
     lines = len(path.read_text("utf-8").splitlines())
     empty = median([sys.executable, "-c", "pass"], rounds)
     print(f"\nprocess starts ({rounds} rounds; wall-clock and processor time; beside `python -c pass`: {empty[0]:.3f} s, {empty[1]:.3f} s)")
