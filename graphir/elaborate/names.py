@@ -21,14 +21,14 @@ def known_names(module: Module) -> list[str]:
 
 
 @lru_cache(maxsize=4)
-def _everywhere(bricks: int) -> frozenset[str]:
-    """The names that every file knows; `bricks`: how many are registered, since hosts add theirs."""
-    return frozenset([*library().names(), *REGISTRY.declarations, *FUNCTIONS, *FORMS])
+def _everywhere(bricks: tuple[str, ...]) -> frozenset[str]:
+    """The names that every file knows, `bricks` among them."""
+    return frozenset([*library().names(), *bricks, *FUNCTIONS, *FORMS])
 
 
 def check_names(module: Module) -> list[Diagnostic]:
     """E0301 for unknown names, E0312 for recursion, over all items of a file, instantiated or not."""
-    known = _everywhere(len(REGISTRY.declarations)).union(module.names())
+    known = _everywhere(tuple(REGISTRY.declarations)).union(module.names())
     problems: list[Diagnostic] = []
     references: dict[str, dict[str, Span]] = {}
     for name, item in module.items.items():
