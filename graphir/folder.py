@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -45,7 +46,7 @@ def write_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise GraphirError(Diagnostic("E0506", f"cannot write `{target}`: something else is there"))
-        if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
+        if target.is_dir() and any(target.iterdir()) and not _is_compiled(target):
             raise GraphirError(
                 Diagnostic(
                     "E0506",
@@ -63,11 +64,34 @@ def write_folder(
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_text(text, encoding="utf-8")
             save(fresh / "weights.safetensors", weights, {"key": graph.key})
-            if target.is_dir():
-                os.replace(target, Path(temporary) / "old")
-            os.replace(fresh, target)
+            _put(fresh, target)
     except OSError as e:
         raise GraphirError(Diagnostic("E0506", f"cannot write `{target}`: {(e.strerror or str(e)).lower()}")) from None
+
+
+def _is_compiled(folder: Path) -> bool:
+    """Whether an earlier compile wrote a folder: it has a graph, and a config.json of ours (others write files of that name)."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    versions = config.get("versions") if isinstance(config, dict) else None
+    return isinstance(versions, dict) and "graphir" in versions and "format" in config and (folder / "graph.gir").is_file()
+
+
+def _put(fresh: Path, target: Path) -> None:
+    """Rename a folder to `target`. What was there is set aside, moved back if the second rename does not happen, and then deleted."""
+    if not target.is_dir():
+        os.replace(fresh, target)
+        return
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    try:
+        os.replace(target, aside / "old")
+        os.replace(fresh, target)
+    finally:
+        if not target.exists():
+            os.replace(aside / "old", target)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _config(graph: Graph, config: dict[str, Any]) -> str:

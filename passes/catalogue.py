@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..ir.graph import Graph
+from . import folding, lower as lowering, merge_projections as merging, norm_fusion as fusion, simplify as simplifying
 from .folding import Fold, fold
 from .lower import lower
 from .merge_projections import merge_projections

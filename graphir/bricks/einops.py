@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..ir.dims import Dim, Facts
+from ..ir.scalar import kind as what
 from ..lang.diagnostic import nearest
 from .shapes import a_size, divided, expect_same, product, show_shape
 from .signature import Misfit
@@ -62,6 +63,13 @@ def groups(text: str, pattern: str) -> tuple[Group, ...]:
     if twice:
         raise Misfit(BAD, f"`{twice}` stands twice on one side of the pattern \"{pattern}\"")
     return tuple(out)
+
+
+def check_pattern(pattern: Any, kind: str) -> None:
+    """Raises Misfit where a pattern is no word."""
+    if not isinstance(pattern, str):
+        help = ('write it in quotes: `"b t d -> b d t"`',)
+        raise Misfit(BAD, f"the pattern of `{kind}` is a word, not {what(pattern)}", help=help)
 
 
 def sides(pattern: str, arrow: str = "->") -> tuple[str, str]:
@@ -209,6 +217,9 @@ REDUCTIONS = {
 
 def shape_of(pattern: str, kind: str, shape: tuple[Dim, ...], given: Sizes | None, facts: Facts) -> tuple[Dim, ...]:
     """The shape that a pattern makes of another. Raises Misfit."""
+    check_pattern(pattern, kind)
+    if not isinstance(given, tuple | list | None) or not all(isinstance(g, tuple) and len(g) == 2 for g in given or ()):
+        raise Misfit(BAD, "`sizes` of a pattern are named one by one", help=("write `k = 4`",))
     steps = plan(pattern, kind)
     names = [n for side in (steps.left, steps.right) for g in side for n in g]
     sizes: dict[str, Dim] = {}
@@ -296,6 +307,7 @@ def _names(text: str, pattern: str) -> tuple[str, ...]:
 
 def einsum_sizes(pattern: str, shapes: Sequence[tuple[Dim, ...]], facts: Facts) -> dict[str, Any]:
     """The size of every name; under `...` the dims it stands for. Raises Misfit."""
+    check_pattern(pattern, "einsum")
     _, operands, _ = equation(pattern)
     if len(operands) != len(shapes):
         raise Misfit("E0305", f"the pattern \"{pattern}\" takes {len(operands)} tensor{'s' * (len(operands) != 1)}, not {len(shapes)}")

@@ -161,14 +161,14 @@ def cos(x: torch.Tensor) -> torch.Tensor:
     return torch.cos(x)
 
 
-def _numbers(*keys: str) -> Any:
-    """A shape rule: the type stays, and integers take whole numbers only."""
+def _numbers(*keys: str, none: bool = False) -> Any:
+    """A shape rule: the type stays, and integers take whole numbers only; `none` lets a number be left out."""
 
     def rule(types: Types, names: Names, facts: Facts) -> tuple[Type, ...]:
         numeric(types)
         for key in keys:
             value = names[key]
-            if value is not None and not is_number(value):
+            if not is_number(value) and not (none and value is None):
                 raise Misfit("E0404", f"`{key}` takes a number, not {show(value)}")
             if types[0].dtype == "int" and isinstance(value, float):
                 raise Misfit("E0201", f"integers and the fraction {show(value)} do not mix", 0, ("`float` turns integers into numbers",))
@@ -179,7 +179,7 @@ def _numbers(*keys: str) -> Any:
 
 @brick(
     "clamp(low = none, high = none)(x: any[*S]) -> any[*S]",
-    shape=_numbers("low", "high"),
+    shape=_numbers("low", "high", none=True),
     require=("low != none or high != none",),
     inline=True,
     elementwise=True,

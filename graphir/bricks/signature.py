@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..ir.dims import Dim, Facts, Poly
-from ..ir.scalar import ScalarError, evaluate, is_dim
+from ..ir.scalar import ScalarError, evaluate, is_dim, kind
 from ..ir.types import DTYPES, Type
 from ..lang import syntax as s
 
@@ -79,6 +79,8 @@ def _match_rest(port: s.Port, name: str, shape: tuple[Dim, ...], names: dict[str
         names[name] = shape
         return
     bound = names[name]
+    if not isinstance(bound, tuple):
+        raise Misfit("E0308", f"`{name}` names two things: the axes `*{name}` of `{port.name}`, and {kind(bound)}", index)
     for old, new in zip(bound, shape):
         _compare(facts, old, new, f"`*{name}` is {_shape(bound)} by an earlier input, but {_shape(shape)} in `{port.name}`", index, "E0205")
     if len(bound) != len(shape):
@@ -138,7 +140,10 @@ def result(type: s.TypeOf, names: Mapping[str, Any], facts: Facts) -> Type:
         if isinstance(dim, s.Rest):
             if dim.name not in names:
                 raise Misfit("E0301", f"`*{dim.name}` of the result is bound by no input")
-            shape.extend(names[dim.name])
+            axes = names[dim.name]
+            if not isinstance(axes, tuple):
+                raise Misfit("E0308", f"`{dim.name}` names two things: the axes `*{dim.name}` of the result, and {kind(axes)}")
+            shape.extend(axes)
             continue
         try:
             value = evaluate(dim, names, facts)

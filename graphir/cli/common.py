@@ -62,7 +62,7 @@ def sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
     """A callback for `--set-dim B=2,T=16`: whole numbers from 0 up."""
     found = {}
     for name, text in pairs("")(ctx, param, values).items():
-        if not text.isdigit() or len(text) > 9:
+        if not (text.isascii() and text.isdecimal()) or len(text) > 9:
             raise click.BadParameter(f"'{name}={text}': a size is a whole number", ctx, param)
         found[name] = int(text)
     return found
@@ -113,6 +113,7 @@ def _reserved(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
+SEEDS = click.IntRange(0, 2**63 - 1)  # what torch takes
 strict_option = click.option(
     "--strict", is_flag=True, help="Refuse what cannot run on the backend that it is put `on`, instead of moving it to fx."
 )

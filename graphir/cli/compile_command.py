@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .common import file_argument, load, model_option, set_option, settled, stitch_option, strict_option, write
+from .common import SEEDS, file_argument, load, model_option, set_option, settled, stitch_option, strict_option, write
 
 EMITS = ("graph", "dot", "svg", "fx", "python", "pt2")
 
@@ -27,7 +27,7 @@ EMITS = ("graph", "dot", "svg", "fx", "python", "pt2")
 @click.option("--emit", type=click.Choice(EMITS), help="Write one form of the model instead of a folder.")
 @click.option("--passes", metavar="PIPELINE", help="Passes to run instead of the mode's own, such as 'stitch{form=mlp},share'.")
 @click.option("--weights", metavar="FILE", help="Weights as safetensors (default: initialised from the seed).")
-@click.option("--seed", default=0, show_default=True, help="Seed of the initial weights.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of the initial weights.")
 @click.option("--show-stitches", is_flag=True, help="List the stitches that were inserted.")
 @click.option("--time-passes", is_flag=True, help="Print the time of each pass.")
 @click.option("--print-after", metavar="PASS|all", multiple=True, help="Print the graph after a pass.")
@@ -48,6 +48,7 @@ def command(
     """Compile a model: to a folder that `graphir.open` loads, or to one form with --emit; without -o, check and summarise only."""
     from ..api import optimise
 
+    _check_names(options)
     graph = load(file, model, params, stitch)
     if target == "cuda":
         from ..backends.base import need_device
@@ -70,6 +71,25 @@ def command(
     click.echo(summary)
     if output:
         _write(file, output, graph, final, recipes, target, mode, summary, options)
+
+
+def _check_names(options: dict[str, Any]) -> None:
+    """Raises GraphirError E0902 for a pass or a rule to watch that does not exist."""
+    from ..lang.diagnostic import Diagnostic, GraphirError, nearest
+
+    if not options["print_after"] and not options["explain"]:
+        return
+    from .. import passes as p
+
+    options["explain"] = tuple(name.replace(" ", "_") for name in options["explain"])
+    problems = []
+    for what, given, known in (("pass", options["print_after"], ["all", *p.PASSES]), ("rule", options["explain"], ["*", *p.rule_names()])):
+        for name in given:
+            if name not in known:
+                help = nearest(name, known) or (f"there are {', '.join(known)}",)
+                problems.append(Diagnostic("E0902", f"there is no {what} `{name}`", help=help))
+    if problems:
+        raise GraphirError(problems)
 
 
 def _watchers(options: dict[str, Any]) -> tuple[list[Any], list[Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..lang.diagnostic import Diagnostic, GraphirError
+from .common import settled
 
 
 def generation(graph: Any, dims: dict[str, int], target: str, options: dict[str, Any]) -> None:
@@ -23,6 +24,7 @@ def generation(graph: Any, dims: dict[str, int], target: str, options: dict[str,
         raise click.UsageError("--generate runs on cpu and cuda, without --trace and --double")
     recipes: list[Any] = []
     final = optimise(graph, options["passes"], "decode", recipes=recipes)
+    final = settled(final, options["strict"], decode=True)
     weights = tensors(graph, final, recipes, options["weights"], options["seed"])
     net = compile_module(final, target, "decode", weights, options["seed"])
     name, _, _ = language_model(final, net.steps)
@@ -54,7 +56,7 @@ def read_prompt(path: str) -> Any:
     except (OSError, UnicodeDecodeError) as e:
         reason = (e.strerror or str(e)).lower() if isinstance(e, OSError) else "it is no text"
         raise GraphirError(Diagnostic("E0815", f"cannot read the prompt `{path}`: {reason}")) from None
-    wrong = next((w for w in words if not w.isdecimal() or len(w) > 9), None)
+    wrong = next((w for w in words if not (w.isascii() and w.isdecimal()) or len(w) > 9), None)
     if wrong is not None:
         raise GraphirError(Diagnostic("E0815", f"a prompt is made of whole numbers, not `{wrong[:40]}`"))
     return torch.tensor([[int(w) for w in words]], dtype=torch.int64).reshape(1, -1)

@@ -32,7 +32,7 @@ TASKS = ("in-context-recall", "noisy-in-context-recall", "fuzzy-in-context-recal
 @click.option(
     "--seed",
     "seeds",
-    type=click.IntRange(0),
+    type=SEEDS,
     multiple=True,
     default=(0,),
     show_default=True,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .common import file_argument, load, model_option, set_option, settled, sizes, stitch_option, strict_option
+from .common import SEEDS, file_argument, load, model_option, set_option, settled, sizes, stitch_option, strict_option
 from .generation import generation
 
 
@@ -24,7 +24,7 @@ from .generation import generation
 @strict_option
 @click.option("--passes", metavar="PIPELINE", help="Passes to run instead of the mode's own.")
 @click.option("--weights", metavar="FILE", help="Weights as safetensors (default: initialised from the seed).")
-@click.option("--seed", default=0, show_default=True, help="Seed of random weights and inputs.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of random weights and inputs.")
 @click.option("--trace", is_flag=True, help="Shape, statistics and time of every node (on the interpreter).")
 @click.option("--double", is_flag=True, help="Compute in float64 (on the interpreter).")
 @click.option("--output", "-o", metavar="FILE", help="Write the outputs as safetensors.")
@@ -113,7 +113,7 @@ def _module(graph: Any, weights: Any, inputs: Any, target: str, options: dict[st
 
     module = compile_module(graph, target, options["mode"], weights, options["seed"]).eval()
     with torch.no_grad():
-        out, aux = module(**{name: t.to(target) for name, t in inputs.items()}, aux=True)
+        out, aux = module(**{module.input_names[name]: t.to(target) for name, t in inputs.items()}, aux=True)
     values = out if isinstance(out, tuple) else (out,)
     return dict(zip([n for n, _ in graph.outputs], values)), aux
 

@@ -12,7 +12,7 @@ from .common import file_argument, load, model_option, set_option, stitch_option
 def _depth(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     if value is None or value == "all":
         return value
-    if not value.isdigit():
+    if not (value.isascii() and value.isdecimal()) or len(value) > 9:
         raise click.BadParameter("a depth is a whole number or `all`", ctx, param)
     return int(value)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .common import file_argument, load, model_option, set_option, stitch_option
+from .common import SEEDS, file_argument, load, model_option, set_option, stitch_option
 
 
 def _matches(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -33,7 +33,7 @@ def _matches(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 @model_option
 @set_option
 @stitch_option
-@click.option("--seed", default=0, show_default=True, help="Seed of stitches that the weights lack.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of stitches that the weights lack.")
 def command(file: str, model: str | None, params: dict[str, Any], stitch: bool, **options: Any) -> None:
     """Initialise stitches by least squares: each should give, on a calibration batch, what its consumer was trained on."""
     if (options["targets"] is None) == (options["reference"] is None):

@@ -17,7 +17,7 @@ from .common import file_argument, load, model_option, set_option, sizes, stitch
     "--set-dim", "dims", multiple=True, metavar="B=2,T=16", callback=sizes, help="Sizes of runtime dims; without them costs are formulas."
 )
 @stitch_option
-@click.option("--depth", type=int, default=3, show_default=True, help="How many levels of scopes to list.")
+@click.option("--depth", type=click.IntRange(1), default=3, show_default=True, help="How many levels of scopes to list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def command(file: str, model: str | None, params: dict[str, Any], dims: dict[str, int], stitch: bool, depth: int, as_json: bool) -> None:
     """Table of layers: path, output shape, parameters, FLOPs, state bytes."""

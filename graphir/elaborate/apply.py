@@ -92,8 +92,9 @@ def _apply(run: Run, brick: Any, inputs: tuple[Value, ...], at: At) -> Any:
         case Primitive():
             return _single(_primitive(run, brick, inputs, at))
         case BlockBrick():
+            inputs = _fit_block(run, brick, inputs, at)
             scope = at.open(brick.name, brick.name, calls=run.call(at.scope, brick.name, at.span))
-            return _remembered(run, brick, inputs, scope, at, lambda: instantiate(run, brick, _fit_block(run, brick, inputs, scope, at), scope, at))
+            return _remembered(run, brick, inputs, scope, at, lambda: instantiate(run, brick, inputs, scope, at))
         case Pipeline():
             return _pipeline(run, brick, inputs, at)
         case list():
@@ -133,7 +134,8 @@ def _single(values: tuple[Value, ...]) -> Value | tuple[Value, ...]:
 
 def _remembered(run: Run, brick: Any, inputs: tuple[Value, ...], scope: Scope, at: At, make: Any) -> Any:
     """Replay the application if an equal one was made, else make it and record it."""
-    key = run.replayable(brick, inputs, scope)
+    entry = None if isinstance(brick, BlockBrick) else (at.arrow, at.before is None)  # a block's inputs are fitted already
+    key = run.replayable(brick, inputs, scope, entry)
     if key is not None and key in run.memo:
         recording = run.recorded(key)
         if recording is None:
@@ -266,6 +268,7 @@ def _start_last(run: Run, before: int, start: Start) -> None:
     for node in reversed(run.nodes[before:]):
         names = [n for _, n in node.weights if len(run.weights[n].shape) > 1 and not run.weights[n].buffer]
         if names and _is_named(node.where.path.rsplit(".", 1)[-1], start):
+            run.settle()
             run.weights |= {n: replace(run.weights[n], init=_spec(run.weights[n], start)) for n in names}
             return
 
@@ -533,10 +536,8 @@ def _fixed_width(port: s.Port, names: dict[str, Any]) -> int | None:
     return width if isinstance(width, int) and not isinstance(width, bool) else None
 
 
-def _fit_block(run: Run, brick: BlockBrick, inputs: tuple[Value, ...], scope: Scope, at: At) -> tuple[Value, ...]:
+def _fit_block(run: Run, brick: BlockBrick, inputs: tuple[Value, ...], at: At) -> tuple[Value, ...]:
     if at.arrow != "~>" and not run.stitch_all:
         return inputs
-    names = {k: v for k, v in brick.args.items()}
-    outer = at
     ports = tuple(p for p in brick.block.header.ports if p.name not in brick.bound)
-    return fit_widths(run, ports, inputs, names, outer.scope, outer)
+    return fit_widths(run, ports, inputs, dict(brick.args), at.scope, at)

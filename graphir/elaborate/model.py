@@ -132,6 +132,10 @@ def _instantiate(run: Run, module: Module, block: s.Block, params: Mapping[str, 
     scope = Scope()
     names: dict[str, Any] = {}
     env = Env(names, module)
+    results = _output_names(header)
+    for port, name in zip(header.results, results):
+        if results.count(name) > 1:
+            raise run.fail("E0308", f"two results of `{header.name}` are called `{name}`", port.span, help=("name each of them once",))
     fixed = constants(run, module, block)
     if late := late_defaults(run, block):
         first = next(f for f in header.formals if f.name in late)
@@ -239,6 +243,13 @@ def _inputs(run: Run, header: s.Header, names: dict[str, Any]) -> tuple[tuple[st
     return tuple(inputs)
 
 
+def parameters(module: Module, block: s.Block | None = None) -> set[str]:
+    """The parameters that a model takes from outside, the file's among them; without `block`, those of all models."""
+    blocks = module.models.values() if block is None else [block]
+    own = {formal.name for each in blocks for formal in each.header.formals}
+    return own | {n for n, item in module.items.items() if isinstance(item, s.Param)}
+
+
 def check(module: Module, *, limits: Limits = DEFAULT, params: Mapping[str, Any] | None = None) -> list[Diagnostic]:
     """All that is wrong with a file: names everywhere, and every model, instantiated with its defaults."""
     found: dict[tuple[str, str, str], Diagnostic] = {}
@@ -250,12 +261,14 @@ def check(module: Module, *, limits: Limits = DEFAULT, params: Mapping[str, Any]
     add(check_names(module))
     if not found and not module.models and not any(isinstance(i, s.Block) for i in module.items.values()):
         add([Diagnostic("E0108", f"{module.source.name} holds no `model` and no `block`")])
-    for name in module.models:
+    known = parameters(module)
+    for name, block in module.models.items():
+        mine = parameters(module, block)
         try:
-            elaborate(module, name, {k: v for k, v in (params or {}).items()}, limits=limits)
+            elaborate(module, name, {k: v for k, v in (params or {}).items() if k in mine or k not in known}, limits=limits)
         except GraphirError as e:
             add(e.diagnostics)
     return list(found.values())
 
 
-__all__ = ["Label", "check", "choose_model", "constant", "elaborate"]
+__all__ = ["Label", "check", "choose_model", "constant", "elaborate", "parameters"]

@@ -105,7 +105,12 @@ class Project:
         return module
 
     def _import(self, module: Module, item: s.Import, path: Path | None, chain: tuple[Path, ...]) -> None:
-        target = self._resolve(item, path)
+        try:
+            target = self._resolve(item, path)
+        except OSError as e:
+            reason = (e.strerror or str(e)).lower()
+            shown = item.path if len(item.path) <= 60 else f"{item.path[:57]}..."
+            raise GraphirError(Diagnostic("E0501", f'there is no file "{shown}": {reason}', item.span)) from None
         if target in chain:
             names = " -> ".join(p.name for p in (*chain[chain.index(target) :], target))
             raise GraphirError(Diagnostic("E0503", "imports form a cycle", item.span, "comes back to where it started", notes=(names,)))

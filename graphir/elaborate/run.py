@@ -106,6 +106,9 @@ def recording(
     )
 
 
+NEVER = frozenset((0,))  # held by what is never replayed; no object has the id 0
+
+
 @dataclass(eq=False)
 class Run:
     """The state of one elaboration. `evaluate` and `apply_filter` are set by `model.py`: they stand above this module."""
@@ -118,6 +121,7 @@ class Run:
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Weight] = field(default_factory=dict)
     weight_spans: dict[str, Span | None] = field(default_factory=dict)
+    fresh: set[str] = field(default_factory=set)  # weights that are no shared brick's
     aux: list[tuple[str, Value]] = field(default_factory=list)
     requires: list[Precondition] = field(default_factory=list)
     problems: list[Diagnostic] = field(default_factory=list)
@@ -195,10 +199,12 @@ class Run:
                 raise self.fail("E0610", f"more than {self.limits.parameters:,} parameters", span, scope=scope)
             self.weights[name] = weight
             self.weight_spans[name] = span
+            if not scope.shared:
+                self.fresh.add(name)
             return
         first = self.weight_spans.get(name)
         labels = (Label(first, f"gave it {list(old.shape)}"),) if first is not None and first != span else ()
-        if not scope.shared:
+        if not scope.shared or name in self.fresh:
             raise self.fail("E0308", f"two weights would be called `{name}`", span, scope=scope, labels=labels, help=("name one of the bricks with `as`",))
         if old.shape != weight.shape:
             raise self.fail(
@@ -206,6 +212,7 @@ class Run:
                 f"needs {list(weight.shape)}", scope=scope, labels=labels, help=("`shared` makes one set of weights: feed it equal widths, or use `=` for fresh weights",),
             )
         if weight.frozen and not old.frozen:
+            self.settle()
             self.weights[name] = replace(old, frozen=True)
 
     def add_weights(self, recording: Recording, names: list[str], span: Span, scope: Scope) -> None:
@@ -214,6 +221,8 @@ class Run:
         if fits and self.weights.keys().isdisjoint(names):
             self.parameters += recording.parameters
             self.weights.update(zip(names, [weight for _, weight in recording.weights]))
+            if not scope.shared:
+                self.fresh.update(names)
             return
         for name, (_, weight) in zip(names, recording.weights):
             self.add_weight(name, weight, span, scope)
@@ -232,6 +241,10 @@ class Run:
             return kept[1], kept[2]
         parts = _structure(value)
         held: frozenset[int] = frozenset()
+        if isinstance(value, Grafted):
+            held = NEVER  # what it makes depends on where it stands
+        elif isinstance(value, Shared | Transposed | Site):
+            held = self.token(value.shared if isinstance(value, Transposed) else value.brick)[1]
         if isinstance(value, Value):
             held = frozenset((id(value),))
             key: Any = ("tensor", id(value))
@@ -245,19 +258,28 @@ class Run:
         self.token_of[id(value)] = (value, number, held)
         return number, held
 
-    def replayable(self, brick: Any, inputs: tuple[Value, ...], scope: Scope) -> Any:
-        """The key under which this application may be recorded and replayed, or None."""
+    def replayable(self, brick: Any, inputs: tuple[Value, ...], scope: Scope, entry: Any = None) -> Any:
+        """The key under which this application may be recorded and replayed, or None.
+
+        `entry` is what else the first step depends on: the arrow that leads in, and whether anything stands before it.
+        """
         if scope.grafting:
             return None
         number, held = self.token(brick)
-        if held and any(id(v) in held for v in inputs):
+        if held and (held is NEVER or NEVER <= held or any(id(v) in held for v in inputs)):
             return None
-        return number, tuple([v.type for v in inputs]), scope.backend, scope.frozen, scope.shared, scope.start, len({id(v) for v in inputs})
+        same = 0 if len(inputs) == 1 else tuple([inputs.index(v) for v in inputs])  # which inputs are one value
+        return number, tuple([v.type for v in inputs]), scope.backend, scope.frozen, scope.shared, scope.start, same, entry
 
     def record(self, key: Any, scope: Scope, inputs: tuple[Value, ...], outputs: tuple[Value, ...], nodes: int, aux: int, before: int) -> None:
         """Remember what an application made. The table to replay it from is made when it is first needed: most never are."""
         ends, auxes, count = len(self.nodes), len(self.aux), self.total - before
         self.memo[key] = lambda: recording(scope, inputs, outputs, self.nodes[nodes:ends], self.weights, self.aux[aux:auxes], count)
+
+    def settle(self) -> None:
+        """Make every pending recording now: a weight that they name is about to change."""
+        for key in [k for k, found in self.memo.items() if callable(found)]:
+            self.recorded(key)
 
     def recorded(self, key: Any) -> Recording | None:
         """The recording under a key; None for an application that failed or was not made."""

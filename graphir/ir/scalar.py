@@ -294,8 +294,18 @@ def evaluate(expr: s.Expr, names: Mapping[str, Any], facts: Facts | None = None)
         case s.TupleOf(items=items):
             return tuple(evaluate(item, names, facts) for item in items)
         case s.Index(value=value, index=index):
-            return evaluate(value, names, facts)[evaluate(index, names, facts)]
+            return _item(evaluate(value, names, facts), evaluate(index, names, facts))
     raise ScalarError("E0404", "this expression does not belong in a declaration")
+
+
+def _item(items: Any, index: Any) -> Any:
+    if not isinstance(items, list | tuple):
+        raise ScalarError("E0404", f"lists and tuples are indexed, not {kind(items)}")
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise ScalarError("E0404", f"an index is a whole number, not {show(index)}")
+    if not -len(items) <= index < len(items):
+        raise ScalarError("E0403", f"index {index} is outside a list of {len(items)}", "places count from 0")
+    return items[index]
 
 
 def runtime_names(value: Any) -> set[str]:
