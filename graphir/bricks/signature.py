@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..ir.dims import Dim, Facts, Poly
-from ..ir.scalar import ScalarError, evaluate, is_dim, kind
+from ..ir.scalar import ScalarError, evaluate, is_dim, kind, show
 from ..ir.types import DTYPES, Type
 from ..lang import syntax as s
 
@@ -79,7 +79,7 @@ def _match_rest(port: s.Port, name: str, shape: tuple[Dim, ...], names: dict[str
         names[name] = shape
         return
     bound = names[name]
-    if not isinstance(bound, tuple):
+    if not isinstance(bound, tuple | list):
         raise Misfit("E0308", f"`{name}` names two things: the axes `*{name}` of `{port.name}`, and {kind(bound)}", index)
     for old, new in zip(bound, shape):
         _compare(facts, old, new, f"`*{name}` is {_shape(bound)} by an earlier input, but {_shape(shape)} in `{port.name}`", index, "E0205")
@@ -102,6 +102,12 @@ def _compare(facts: Facts, wanted: Dim, given: Dim, message: str, index: int, co
     raise Misfit(code, message, index)
 
 
+def _number_help(name: str, source: str) -> tuple[str, ...]:
+    if source.startswith(("brick ", "std/")):
+        return ("this width must be a number known before run time: give the axis a number, or bring another axis there",)
+    return (f"capitalize `{name}` in the header if any length will do",)
+
+
 def _match_dim(
     port: s.Port, pattern: s.Expr, dim: Dim, type: Type, names: dict[str, Any], facts: Facts, index: int, binders: dict[str, str]
 ) -> None:
@@ -113,14 +119,14 @@ def _match_dim(
                     "E0204",
                     f"`{name}` in `{port.name}` needs a number, but `{dim}` is known only at run time",
                     index,
-                    (f"capitalize `{name}` in the header if any length will do",),
+                    _number_help(name, pattern.span.source.name),
                 )
             names[name] = dim
             binders[name] = port.name
             return
         wanted = names[name]
         if not is_dim(wanted):
-            raise Misfit("E0404", f"`{name}` is used as a width but is {wanted!r}", index)
+            raise Misfit("E0404", f"`{name}` is used as a width but is {show(wanted)}", index)
         source = f" by input `{binders[name]}`" if name in binders else ""
         _compare(facts, wanted, dim, f"`{name}` is {wanted}{source}, but {dim} in `{port.name}` ({type})", index, "E0205")
         return
@@ -129,7 +135,7 @@ def _match_dim(
     except ScalarError as e:
         raise Misfit(e.code, f"{e.message} (a width of `{port.name}`)", index, e.help) from None
     if not is_dim(wanted):
-        raise Misfit("E0404", f"a width of `{port.name}` is {wanted!r}, not an integer", index)
+        raise Misfit("E0404", f"a width of `{port.name}` is {show(wanted)}, not an integer", index)
     _compare(facts, wanted, dim, f"`{port.name}` takes {show_type(port.type, names)}, not {type}", index, "E0205")
 
 
@@ -141,7 +147,7 @@ def result(type: s.TypeOf, names: Mapping[str, Any], facts: Facts) -> Type:
             if dim.name not in names:
                 raise Misfit("E0301", f"`*{dim.name}` of the result is bound by no input")
             axes = names[dim.name]
-            if not isinstance(axes, tuple):
+            if not isinstance(axes, tuple | list):
                 raise Misfit("E0308", f"`{dim.name}` names two things: the axes `*{dim.name}` of the result, and {kind(axes)}")
             shape.extend(axes)
             continue
@@ -150,7 +156,7 @@ def result(type: s.TypeOf, names: Mapping[str, Any], facts: Facts) -> Type:
         except ScalarError as e:
             raise Misfit(e.code, f"{e.message} (in the result {show_type(type)})", help=e.help) from None
         if not is_dim(value):
-            raise Misfit("E0404", f"`{dim.span.text}` is {value!r}, not a width")
+            raise Misfit("E0404", f"`{dim.span.text}` is {show(value)}, not a width")
         if isinstance(value, int) and value < 0:
             raise Misfit("E0405", f"`{dim.span.text}` is {value}: a width is never negative")
         shape.append(value)
