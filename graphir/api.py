@@ -106,7 +106,8 @@ def compile(
     """A `torch.nn.Module` that runs the graph: an fx GraphModule whose `forward` takes the model's inputs by name and in order.
 
     `target`: `cpu` or `cuda` (lowered to `torch.fx`; `inductor` compiles each distinct block with torch.compile), or `interpreter`.
-    `mode`: `train`, `infer` (evaluation passes, dropout off) or `decode`: `(inputs, state) -> (outputs, state)`, see `backends/decode.py`. `passes`: a pipeline instead of the mode's own.
+    `mode`: `train`, `infer` (evaluation passes, dropout off) or `decode`: `(inputs, state) -> (outputs, state)`, see `backends/decode.py`.
+    `passes`: a pipeline instead of the mode's own.
     `weights`: tensors by path, or a safetensors file; without them weights are initialised from `seed`.
     `dispatch`: how filters run branches on the tokens that chose them: `auto` (where that is faster), `dense`, `sorted` or `static`;
     under `torch.func.vmap`, which has no lengths that depend on data, take `dense` or `static`.

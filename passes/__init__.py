@@ -1,6 +1,6 @@
 """Graph to graph: the passes, the engine that runs them, and what watches them. No torch is loaded before tensors are."""
 
-from .catalogue import DEFAULT, INFER, INFER_FOLDED, PASSES
+from .catalogue import DEFAULT, INFER, INFER_FOLDED, PASSES, RULES
 from .crash import InternalError
 from .engine import Event, Watcher, run_pipeline
 from .pipeline import Pass, Pipeline, Step, parse
@@ -12,7 +12,7 @@ from .stitch import show_stitches
 from .watch import Diff, PrintAfter, Statistics, Timing, Verify
 
 __all__ = [
-    "DEFAULT", "INFER", "INFER_FOLDED", "PASSES", "Diff", "Event", "InternalError", "Pass", "Pipeline", "PrintAfter", "Recipe",
+    "DEFAULT", "INFER", "INFER_FOLDED", "PASSES", "RULES", "Diff", "Event", "InternalError", "Pass", "Pipeline", "PrintAfter", "Recipe",
     "Refusal", "Report", "Rewriter", "Statistics", "Step", "Timing", "Verify", "Watcher", "apply", "dead_code", "parse", "rewrite",
     "run_pipeline", "share_equal_weights", "show_stitches", "starting_weights",
 ]

@@ -15,18 +15,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..ir.graph import Graph
-from . import folding, lower as lowering, merge_projections as merging, norm_fusion as fusion, simplify as simplifying
-from .folding import Fold, fold
+from .folding import INTO_CONVOLUTION, INTO_LINEARS, Fold, fold
+from .lower import RULES as LOWERING
 from .lower import lower
+from .merge_projections import RULE as ONE_WIDE_LINEAR
 from .merge_projections import merge_projections
-from .norm_fusion import NormFusion, norm_fusion
+from .norm_fusion import ONE_STATISTIC, SUM_AND_NORM, NormFusion, norm_fusion
 from .partition import in_parts
 from .pipeline import NoOptions, Pass
 from .place import Place, place
 from .report import Report
 from .rewrite import dead_code as _dead_code
 from .share import share
-from .simplify import Simplify, simplify
+from .simplify import INFERENCE_RULES, Simplify, simplify
 from .stitch import Stitch, stitch
 
 
@@ -54,3 +55,11 @@ PASSES: Mapping[str, Pass] = {
 DEFAULT = "stitch,share,simplify,norm-fusion"
 INFER = "stitch,share,simplify{mode=infer},norm-fusion"
 INFER_FOLDED = "stitch,share,simplify{mode=infer},fold,share,merge-projections,norm-fusion"
+
+RULES = tuple(
+    sorted(
+        {rule.__name__ for table in (LOWERING, INFERENCE_RULES) for rules in table.values() for rule in rules}
+        | {INTO_CONVOLUTION, INTO_LINEARS, ONE_STATISTIC, ONE_WIDE_LINEAR, SUM_AND_NORM}
+    )
+)
+"""The names of all rules that can tell why they did not apply."""

@@ -80,7 +80,9 @@ def test_to_networkx_is_the_graph():
     assert networkx.is_directed_acyclic_graph(bridge)
     ops = sorted(data["op"] for _, data in bridge.nodes(data=True) if data["op"] not in ("input", "output"))
     assert ops == sorted(node.op for node in graph.nodes)
-    assert networkx.has_path(bridge, *(next(n for n, data in bridge.nodes(data=True) if data["op"] == kind) for kind in ("input", "output")))
+    assert networkx.has_path(
+        bridge, *(next(n for n, data in bridge.nodes(data=True) if data["op"] == kind) for kind in ("input", "output"))
+    )
     named = [name for _, data in bridge.nodes(data=True) for name in data["weights"].values()]
     assert named.count("mix.weight") == 2, "a shared brick's two calls name one weight"
 
@@ -145,8 +147,11 @@ def test_outputs_by_name_and_auxiliary_ones():
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({"mode": "inference"}, "did you mean `infer`?"), ({"target": "gpu"}, "did you mean `cpu`?"), ({"widht": 5}, "did you mean `width`?"),
-        ({"passes": "stich"}, "did you mean `stitch`?"), ({"dispatch": "quick"}, "there are auto, dense, sorted, static"),
+        ({"mode": "inference"}, "did you mean `infer`?"),
+        ({"target": "gpu"}, "did you mean `cpu`?"),
+        ({"widht": 5}, "did you mean `width`?"),
+        ({"passes": "stich"}, "did you mean `stitch`?"),
+        ({"dispatch": "quick"}, "there are auto, dense, sorted, static"),
         ({"target": "interpreter", "mode": "decode"}, "`Interpreter.run_step` decodes step by step"),
     ],
     ids=str,

@@ -152,7 +152,7 @@ def test_with_init_by_name_and_factor():
     found = inits('x -> with_init(Attention(2), factor = 0.5, names = ["v", "o"]) as f')
     assert found == {"f.q.weight": "he", "f.k.weight": "he", "f.v.weight": "he * 0.5", "f.o.weight": "he * 0.5"}
     nested = inits("x -> with_init(with_init(linear(8), factor = 0.5), factor = 0.5) as f")
-    assert nested["f.weight"] == "he * 0.5", "the nearer holds; factors do not pile up"
+    assert nested["f.weight"] == "he * 0.25", "factors multiply"
 
 
 def test_repeats_inside_and_outside_of_with_init_are_kept_apart():

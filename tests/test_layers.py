@@ -107,7 +107,8 @@ assert "torch" not in sys.modules, "torch was imported"
 
 
 def test_parsing_checking_costing_drawing_and_passes_do_not_load_torch():
-    program = "model M(d = 16)(tokens: int[B, T]) -> float[B, T, 32] { return tokens -> embedding(32, d) -> ([Layer(Attention(2), SwiGLU)] * 2) -> rmsnorm -> linear(32) }"
+    body = "tokens -> embedding(32, d) -> ([Layer(Attention(2), SwiGLU)] * 2) -> rmsnorm -> linear(32)"
+    program = f"model M(d = 16)(tokens: int[B, T]) -> float[B, T, 32] {{ return {body} }}"
     subprocess.run([sys.executable, "-c", LATE_TORCH.format(program=program)], check=True)
 
 

@@ -38,7 +38,10 @@ def test_refused_by_the_command_within_little_memory(name, tmp_path):
     path = place(tmp_path, BOMBS[name][0])
     # A process starts with the peak memory of its parent, which is this test run: so a small process stands in between.
     check = [sys.executable, "-m", "graphir.cli.main", "check", str(path)]
-    code = "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.returncode)"
+    code = (
+        "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.returncode)"
+    )
     done = subprocess.run([sys.executable, "-S", "-c", code, *check], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from generator import random_program
 
 import graphir
 from graphir.elaborate.run import Run
 from graphir.ir.same import difference
+
+from generator import random_program
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +25,9 @@ def plainly(monkeypatch, load):
 def same_as_plain(monkeypatch, load):
     replayed, plain = load(), plainly(monkeypatch, load)
     spanless = [str(graph) for graph in (replayed, plain)]
-    assert [line.rsplit(" ", 1)[0] for line in spanless[0].splitlines()] == [line.rsplit(" ", 1)[0] for line in spanless[1].splitlines()], difference(replayed, plain)
+    assert [line.rsplit(" ", 1)[0] for line in spanless[0].splitlines()] == [line.rsplit(" ", 1)[0] for line in spanless[1].splitlines()], (
+        difference(replayed, plain)
+    )
     return replayed
 
 
@@ -63,7 +66,8 @@ def test_a_stitch_is_where_the_arrow_is_and_nowhere_else(body):
 
 
 def test_a_join_that_was_stitched_once_is_not_stitched_for_good():
-    body = "u = x -> fork { a: linear(3)  b: linear(5) } ~> (add -> relu) as p  v = x -> fork { a: linear(3)  b: linear(5) } -> (add -> relu) as p  return u + v"
+    ways = "fork { a: linear(3)  b: linear(5) }"
+    body = f"u = x -> {ways} ~> (add -> relu) as p  v = x -> {ways} -> (add -> relu) as p  return u + v"
     assert [d.code for d in graphir.check(MODEL.format(w=8, o=3, body=body))] == ["E0206"]
 
 
@@ -93,7 +97,11 @@ def test_a_graft_is_never_replayed():
 
 
 @pytest.mark.parametrize(
-    "body", ["shared layers = [linear(8)] * 2  y = x -> ([linear(8)] * 2)  return y -> layers", "shared f = linear(8)  y = x -> linear(8) as f  return y -> f"]
+    "body",
+    [
+        "shared layers = [linear(8)] * 2  y = x -> ([linear(8)] * 2)  return y -> layers",
+        "shared f = linear(8)  y = x -> linear(8) as f  return y -> f",
+    ],
 )
 def test_weights_are_never_tied_by_a_name_alone(body):
     assert [d.code for d in graphir.check(MODEL.format(w=8, o=8, body=body))] == ["E0308"]

@@ -70,7 +70,7 @@ class StateRule:
 
     init: Callable[..., Mapping[str, tuple[tuple[Dim, ...], str]]]
     step: Callable[..., Any]
-    crop: Callable[..., Mapping[str, Any]] | None = None
+    crop: Callable[..., Mapping[str, Any] | None] | None = None
     fill: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -195,6 +195,10 @@ class Declaration:
                 size = self._evaluate(dim, names, facts)
                 parts = size if isinstance(size, list | tuple) else (size,)
                 for part in parts:
+                    if isinstance(part, Poly):
+                        needs = "needs a width that is a number known before run time"
+                        message = f"weight `{rule.role}` of `{self.name}` {needs}, but `{dim.span.text}` is {show(part)}"
+                        raise Misfit("E0204", message)
                     if not isinstance(part, int) or isinstance(part, bool):
                         raise Misfit(
                             "E0204", f"weight `{rule.role}` of `{self.name}` needs whole widths, but `{dim.span.text}` is {show(part)}"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..ir.scalar import is_number, kind
+from ..ir.scalar import is_number, kind, show
 from ..lang.diagnostic import nearest
 from .signature import Misfit
 
@@ -70,9 +70,9 @@ def init_spec(given: Any) -> str:
     """An author's init as a spec: 0.5 is `constant(0.5)`, `["normal", 0.02]` is `normal(0.02)`, words are themselves."""
     if is_number(given):
         return f"constant({float(given)!r})"
-    if isinstance(given, list | tuple) and given and all(is_number(n) for n in given[1:]):
+    if isinstance(given, list | tuple) and given and isinstance(given[0], str) and all(is_number(n) for n in given[1:]):
         return f"{given[0]}({', '.join(repr(float(n)) for n in given[1:])})"
-    return str(given)
+    return given if isinstance(given, str) else show(given)
 
 
 def check_init(value: Any) -> None:

@@ -87,7 +87,7 @@ def _match_rest(port: s.Port, name: str, shape: tuple[Dim, ...], names: dict[str
         raise Misfit("E0205", f"`*{name}` is {_shape(bound)} by an earlier input, but {_shape(shape)} in `{port.name}`", index)
 
 
-def _shape(shape: tuple[Dim, ...]) -> str:
+def _shape(shape: Sequence[Dim]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 

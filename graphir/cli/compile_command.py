@@ -59,6 +59,8 @@ def command(
     final = optimise(graph, options["passes"], mode, watchers, recipes, options["explain"])
     for watcher in after:
         click.echo(str(watcher), err=True)
+        for refusal in getattr(watcher, "refusals", ()):
+            click.echo(refusal, err=True)
     if options["show_stitches"]:
         _show_stitches(final)
     if target != "interpreter" and emit in (None, "fx", "pt2"):
@@ -83,7 +85,7 @@ def _check_names(options: dict[str, Any]) -> None:
 
     options["explain"] = tuple(name.replace(" ", "_") for name in options["explain"])
     problems = []
-    for what, given, known in (("pass", options["print_after"], ["all", *p.PASSES]), ("rule", options["explain"], ["*", *p.rule_names()])):
+    for what, given, known in (("pass", options["print_after"], ["all", *p.PASSES]), ("rule", options["explain"], ["*", *p.RULES])):
         for name in given:
             if name not in known:
                 help = nearest(name, known) or (f"there are {', '.join(known)}",)

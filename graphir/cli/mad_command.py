@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import complete_files, load, model_option, pairs, set_option
+from .common import SEEDS, complete_files, load, model_option, pairs, set_option
 
 TASKS = ("in-context-recall", "noisy-in-context-recall", "fuzzy-in-context-recall", "memorization", "compression", "selective-copying")
 

@@ -18,7 +18,7 @@ from ..lang.diagnostic import GraphirError, Label, nearest
 from ..lang.source import Span
 from .blocks import instantiate
 from .errors import misfit
-from .run import Run
+from .run import MAX_CALLS, Run
 from .scope import Call, Grafting, Scope, Tap, join
 from .values import (
     BlockBrick,
@@ -76,6 +76,8 @@ def apply(run: Run, brick: Any, inputs: tuple[Value, ...], at: At) -> Any:
     """The tensor, or tuple of tensors, that a brick gives for these inputs."""
     if any(isinstance(v, Poison) for v in inputs):
         raise Poisoned
+    if at.scope.grafting:
+        run.apply_in_graft(at.span, at.scope)
     if not at.scope.grafting or at.segment is None or isinstance(brick, Named | Placed | Frozen | Initialised | Grafted):
         return _apply(run, brick, inputs, at)
     path = join(at.scope.path, at.scope.next(at.segment))
@@ -102,9 +104,13 @@ def _apply(run: Run, brick: Any, inputs: tuple[Value, ...], at: At) -> Any:
         case Named(brick=inner, name=name):
             return apply(run, inner, inputs, replace(at, segment=name, weights=name if isinstance(inner, Grafted) else at.weights))
         case Placed(brick=inner, backend=backend):
-            return apply(run, inner, inputs, replace(at, scope=at.scope.within(backend=backend), segment=at.segment or own_name(inner) or "part"))
+            return apply(
+                run, inner, inputs, replace(at, scope=at.scope.within(backend=backend), segment=at.segment or own_name(inner) or "part")
+            )
         case Frozen(brick=inner):
-            return apply(run, inner, inputs, replace(at, scope=at.scope.within(frozen=True), segment=at.segment or own_name(inner) or "frozen"))
+            return apply(
+                run, inner, inputs, replace(at, scope=at.scope.within(frozen=True), segment=at.segment or own_name(inner) or "frozen")
+            )
         case Initialised():
             return _initialised(run, brick, inputs, at)
         case Shared():
@@ -168,7 +174,9 @@ def _stages(run: Run, brick: Pipeline, inputs: tuple[Value, ...], scope: Scope, 
     before = at.before
     for index, stage in enumerate(brick.stages):
         arrow = at.arrow if index == 0 else stage.arrow
-        value = apply(run, stage.value, value if isinstance(value, tuple) else (value,), At(scope, stage.segment, stage.span, arrow, before))
+        value = apply(
+            run, stage.value, value if isinstance(value, tuple) else (value,), At(scope, stage.segment, stage.span, arrow, before)
+        )
         before = stage.span
     return value
 
@@ -199,7 +207,12 @@ def _places(run: Run, items: list[Any], inputs: tuple[Value, ...], scope: Scope,
             raise run.fail("E0306", f"a list in a pipe holds bricks, but place {index} is {show(item)}", at.span, scope=at.scope)
         before = run.total
         inner = item.brick if isinstance(item, Named) else item
-        value = apply(run, inner, value if isinstance(value, tuple) else (value,), At(scope, str(index), at.span, at.arrow if index == 0 else "->", at.span))
+        value = apply(
+            run,
+            inner,
+            value if isinstance(value, tuple) else (value,),
+            At(scope, str(index), at.span, at.arrow if index == 0 else "->", at.span),
+        )
         left[id(item)] -= 1
         if run.total + (run.total - before) * left[id(item)] > run.limits.nodes:
             run.charge((run.total - before) * left[id(item)], at.span, at.scope)
@@ -219,7 +232,9 @@ def _fork(run: Run, brick: Fork, inputs: tuple[Value, ...], at: At) -> Any:
 
 def _branches(run: Run, brick: Fork, x: Value, scope: Scope, at: At) -> tuple[Value, ...]:
     names = tuple(name for name, _ in brick.branches)
-    node = run.emit("fork", (x,), Attrs(branches=names), (), join(scope.path, scope.segment("fork")), scope, at.span, (x.type,) * len(names))
+    node = run.emit(
+        "fork", (x,), Attrs(branches=names), (), join(scope.path, scope.segment("fork")), scope, at.span, (x.type,) * len(names)
+    )
     return tuple(branch(run, stage, value, scope) for (_, stage), value in zip(brick.branches, node.outputs))
 
 
@@ -254,7 +269,9 @@ def _stitched(run: Run, brick: Stitched, inputs: tuple[Value, ...], at: At) -> A
 
 def _initialised(run: Run, brick: Initialised, inputs: tuple[Value, ...], at: At) -> Any:
     last = brick.start.which == "last"
-    start = replace(brick.start, turn=run.steps) if last else brick.start
+    start = replace(brick.start, outer=at.scope.start)
+    if start.depth > MAX_CALLS:
+        raise run.fail("E0606", f"`with_init` is nested more than {MAX_CALLS} deep", at.span, scope=at.scope)
     before = len(run.nodes)
     scope = at.scope.within(start=start)
     out = apply(run, brick.brick, inputs, replace(at, scope=scope, segment=at.segment or own_name(brick.brick) or "part"))
@@ -265,27 +282,65 @@ def _initialised(run: Run, brick: Initialised, inputs: tuple[Value, ...], at: At
 
 def _start_last(run: Run, before: int, start: Start) -> None:
     """Let the matrices of the last node that has any, made since `before`, start as wanted."""
-    for node in reversed(run.nodes[before:]):
+    for index in range(len(run.nodes) - 1, before - 1, -1):
+        node = run.nodes[index]
         names = [n for _, n in node.weights if len(run.weights[n].shape) > 1 and not run.weights[n].buffer]
-        if names and _is_named(node.where.path.rsplit(".", 1)[-1], start):
+        segment = node.where.path.rsplit(".", 1)[-1]
+        if names and _is_named(segment, start):
             run.settle()
-            run.weights |= {n: replace(run.weights[n], init=_spec(run.weights[n], start)) for n in names}
+            for n in names:
+                run.weights[n] = _chained(run, run.weights[n], segment, start, late=True)
             return
 
 
-def _started(weight: Weight, segment: str, start: Start) -> Weight:
+def _started(run: Run, weight: Weight, segment: str, start: Start) -> Weight:
     """A weight inside `with_init` whose brick says nothing of its own."""
-    if weight.buffer or weight.init.startswith("host(") or start.which == "last" or (start.which == "matrices" and len(weight.shape) < 2) or not _is_named(segment, start):
+    if weight.buffer or weight.init.startswith("host("):
         return weight
-    return replace(weight, init=_spec(weight, start))
+    return _chained(run, weight, segment, start, late=False)
+
+
+def _chained(run: Run, weight: Weight, segment: str, start: Start, late: bool) -> Weight:
+    """What a weight starts as by `start` and, unless an inner one has said it, by those around it.
+
+    The innermost `init` that matches counts, with its own factor; factors without an `init` multiply it. `late`: `start` is that
+    of a node found last, whose weight has had those around it: if `start` has an `init`, they are applied anew.
+    """
+    said = id(weight) in run.settled
+    if late and (said or start.spec is None):
+        return weight if start.spec is not None else _settle(run, replace(weight, init=multiplied(weight.init, start.factor)), said)
+    spec, factor = (start.spec, start.factor) if late else (None, 1.0)
+    link = start.outer if late else start
+    while link is not None:
+        fits = link.which == "all" or (link.which == "matrices" and len(weight.shape) > 1)
+        if fits and _is_named(segment, link) and (spec is None or link.spec is None):
+            spec, factor = spec or link.spec, factor * link.factor
+            # an inner `last` may still say otherwise of what only an outer one has said
+            said = said or (link.spec is not None and not _inside_last(start, link))
+        link = link.outer
+    if spec is None and factor == 1.0:
+        return weight
+    return _settle(run, replace(weight, init=multiplied(weight.init if spec is None else spec, factor)), late or said)
+
+
+def _inside_last(start: Start, link: Start) -> bool:
+    """Whether some `with_init(weights = "last")` stands between a weight and the `with_init` of `link`."""
+    while start is not link and start.outer is not None:
+        if start.which == "last":
+            return True
+        start = start.outer
+    return False
+
+
+def _settle(run: Run, weight: Weight, said: bool) -> Weight:
+    """Remember that an inner `with_init` has said what the weight starts as; copies in replays are the same object."""
+    if said:
+        run.settled[id(weight)] = weight
+    return weight
 
 
 def _is_named(segment: str, start: Start) -> bool:
     return start.names is None or segment in start.names
-
-
-def _spec(weight: Weight, start: Start) -> str:
-    return multiplied(weight.init if start.spec is None else start.spec, start.factor)
 
 
 def _transposed(run: Run, brick: Transposed, inputs: tuple[Value, ...], at: At) -> Any:
@@ -353,7 +408,13 @@ def _grafted(run: Run, brick: Grafted, inputs: tuple[Value, ...], at: At) -> Any
         if index not in grafting.hit:
             text = edit.span.text
             near = nearest(text.replace("[", ".").replace("]", ""), dict.fromkeys(grafting.seen))
-            raise run.fail("E0701", f"`{text}` matches no place in the host", edit.span, scope=at.scope, help=near or ("`graphir show` the host to see its places",))
+            raise run.fail(
+                "E0701",
+                f"`{text}` matches no place in the host",
+                edit.span,
+                scope=at.scope,
+                help=near or ("`graphir show` the host to see its places",),
+            )
     return out
 
 
@@ -383,7 +444,13 @@ def _attributes(run: Run, brick: Primitive, at: At) -> dict[str, Any]:
         if name in attrs:
             continue
         if formal.default is None:
-            raise run.fail("E0303", f"`{declaration.name}` needs `{name}`", at.span, scope=at.scope, help=(f"its header is `{declaration.header_text}`",))
+            raise run.fail(
+                "E0303",
+                f"`{declaration.name}` needs `{name}`",
+                at.span,
+                scope=at.scope,
+                help=(f"its header is `{declaration.header_text}`",),
+            )
         if isinstance(formal.default, s.Literal):
             attrs[name] = formal.default.value
     return attrs
@@ -394,7 +461,9 @@ def frozen(value: Any) -> Any:
     return tuple(frozen(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _ordered(declaration: Declaration, brick: Primitive, inputs: tuple[Value, ...], run: Run, at: At) -> tuple[tuple[Value, ...], tuple[str, ...]]:
+def _ordered(
+    declaration: Declaration, brick: Primitive, inputs: tuple[Value, ...], run: Run, at: At
+) -> tuple[tuple[Value, ...], tuple[str, ...]]:
     """Inputs in port order, bound ones in their places; and the optional ports that are there."""
     if declaration.variadic:
         ordered: list[Value] = []
@@ -452,7 +521,7 @@ def _primitive(run: Run, brick: Primitive, inputs: tuple[Value, ...], at: At) ->
         init = brick.args.get("init") if own else brick.args.get("bias_init") if rule.role == "bias" else None
         weight = make_weight(rule, shape, names, init, scope.frozen)
         if scope.start is not None and init is None:
-            weight = _started(weight, at.segment or declaration.name, scope.start)
+            weight = _started(run, weight, at.segment or declaration.name, scope.start)
         run.add_weight(name, weight, at.span, scope)
         weights.append((rule.role, name))
     node = run.emit(declaration.name, ordered, final, tuple(weights), join(scope.path, segment), scope, at.span, results)
@@ -488,15 +557,23 @@ def _stitch_branches(run: Run, brick: Primitive, inputs: tuple[Value, ...], at: 
     width = brick.args.get("width")
     lasts = [v.type.shape[-1] if v.type.shape else 1 for v in inputs]
     if width is None:
-        unequal = brick.name in JOINS_OF_EQUALS and all(isinstance(w, int) for w in lasts) and len(set(lasts) - ({1} if at.before is None else set())) > 1
+        unequal = (
+            brick.name in JOINS_OF_EQUALS
+            and all(isinstance(w, int) for w in lasts)
+            and len(set(lasts) - ({1} if at.before is None else set())) > 1
+        )
         if not unequal:
             return inputs
         if not (run.stitch_all or at.arrow == "~>"):
             if at.before is None:
                 return inputs
             raise run.fail(
-                "E0206", f"`{brick.name}` joins branches of unequal width: {', '.join(map(str, lasts))}", at.span, scope=at.scope,
-                labels=(Label(at.before, "the branches"),) if at.before != at.span else (), help=(f"write `{brick.name}(width = {lasts[0]})` to stitch them to one width",),
+                "E0206",
+                f"`{brick.name}` joins branches of unequal width: {', '.join(map(str, lasts))}",
+                at.span,
+                scope=at.scope,
+                labels=(Label(at.before, "the branches"),) if at.before != at.span else (),
+                help=(f"write `{brick.name}(width = {lasts[0]})` to stitch them to one width",),
             )
         width = lasts[0]
     if not isinstance(width, int) or isinstance(width, bool) or width < 1:
@@ -504,7 +581,9 @@ def _stitch_branches(run: Run, brick: Primitive, inputs: tuple[Value, ...], at: 
     return tuple(v if last == width else stitch(run, v, width, at.scope, "stitch", at.span) for v, last in zip(inputs, lasts))
 
 
-def fit_widths(run: Run, ports: tuple[s.Port, ...], inputs: tuple[Value, ...], names: dict[str, Any], scope: Scope, at: At) -> tuple[Value, ...]:
+def fit_widths(
+    run: Run, ports: tuple[s.Port, ...], inputs: tuple[Value, ...], names: dict[str, Any], scope: Scope, at: At
+) -> tuple[Value, ...]:
     """Insert a stitch in front of each input whose last axis alone keeps it from its port."""
     fitted: list[Value] = []
     for port, value in zip(ports, inputs):

@@ -27,8 +27,14 @@ def misfit(run: Run, e: Misfit, ports: tuple[s.Port, ...], types: tuple[Type, ..
     wanted = show_type(port.type, {k: v for k, v in names.items()})
     help = ("write `~>` to let the compiler insert a stitch",) if _last_axis_only(port, type) else e.help
     return run.fail(
-        "E0203", f"shapes differ across `{at.arrow}`", at.before, f"gives {_types(types)}", scope=at.scope,
-        labels=(Label(at.span, f"takes {wanted}"),), notes=(str(e), *notes), help=help,
+        "E0203",
+        f"shapes differ across `{at.arrow}`",
+        at.before,
+        f"gives {_types(types)}",
+        scope=at.scope,
+        labels=(Label(at.span, f"takes {wanted}"),),
+        notes=(str(e), *notes),
+        help=help,
     )
 
 

@@ -7,12 +7,13 @@ from typing import Any
 from ..bricks.declare import REGISTRY
 from ..ir.dims import Poly, free_names
 from ..ir.graph import Value
-from ..ir.scalar import FUNCTIONS, MAX_ITEMS, ScalarError, binary, is_dim, is_number, show
+from ..ir.scalar import FUNCTIONS, MAX_ITEMS, ScalarError, show
 from ..ir.scalar import call as call_function
 from ..lang import syntax as s
 from ..lang.diagnostic import Diagnostic, GraphirError, nearest
 from ..lang.source import Span
 from .apply import At, apply, free_ports
+from .arithmetic import emit, scalar, tensor, tensor_arithmetic, tensors
 from .forms import FORM_OF, arguments, check_initial, graft, segment_of, tap_place
 from .names import FORMS, known_names
 from .project import Module, library
@@ -59,14 +60,6 @@ def settle(run: Run, value: Any, expr: s.Expr, env: Env, name: str | None = None
         return value
     segment = value.name if isinstance(value, Named) else name or brick.name
     return apply(run, brick, (), At(env.scope, segment, expr.span))
-
-
-def tensor(value: Any) -> bool:
-    return isinstance(value, Value)
-
-
-def tensors(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(isinstance(v, Value) for v in value)
 
 
 # names
@@ -142,8 +135,8 @@ def _unary(run: Run, expr: s.Unary, env: Env) -> Any:
         return not condition(run, expr.operand, env)
     value = settle(run, evaluate(run, expr.operand, env), expr.operand, env)
     if tensor(value):
-        return _emit(run, "scale", {"factor": -1}, (value,), expr, env)
-    return _scalar(run, "-", 0, value, expr, env)
+        return emit(run, "scale", {"factor": -1}, (value,), expr, env)
+    return scalar(run, "-", 0, value, expr, env)
 
 
 def condition(run: Run, expr: s.Expr, env: Env) -> bool:
@@ -165,77 +158,8 @@ def _binary(run: Run, expr: s.Binary, env: Env) -> Any:
     if expr.op in ("==", "!=") and (left is None or right is None):
         return ((left is None) == (right is None)) == (expr.op == "==")
     if tensor(left) or tensor(right):
-        return _tensor_arithmetic(run, expr, left, right, env)
-    return _scalar(run, expr.op, left, right, expr, env)
-
-
-def _scalar(run: Run, op: str, left: Any, right: Any, expr: s.Expr, env: Env) -> Any:
-    for side in (left, right):
-        if isinstance(side, Brick | Function | Builtin | Module) and op not in ("==", "!=", "in"):
-            raise run.fail("E0306", f"`{op}` does not apply to {describe(side)}", expr.span, scope=env.scope, help=_arithmetic_help(op))
-        if tensors(side):
-            raise run.fail(
-                "E0307", f"`{op}` does not apply to {describe(side)}", expr.span, scope=env.scope, help=("name them: `a, b = ...`",)
-            )
-    try:
-        return binary(op, left, right, run.facts)
-    except ScalarError as e:
-        raise run.fail(e.code, e.message, expr.span, scope=env.scope, help=e.help) from None
-
-
-def _arithmetic_help(op: str) -> tuple[str, ...]:
-    return ("bricks are composed with `->`, and repeated in lists: `[f] * 3`",) if op in ("*", "+") else ()
-
-
-_TENSOR_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
-
-
-def _tensor_arithmetic(run: Run, expr: s.Binary, left: Any, right: Any, env: Env) -> Value:
-    op = expr.op
-    if tensor(left) and tensor(right):
-        if op in _TENSOR_OPS:
-            attrs = {"alpha": 1.0} if op == "+" else {}
-            return _emit(run, _TENSOR_OPS[op], attrs, (left, right), expr, env)
-        raise run.fail("E0307", f"`{op}` does not apply to two tensors", expr.span, scope=env.scope, help=_compare_help(op))
-    value, number = (left, right) if tensor(left) else (right, left)
-    if not (is_number(number) or is_dim(number)):
-        other = expr.right if tensor(left) else expr.left
-        raise run.fail(
-            "E0307",
-            f"`{op}` takes tensors and numbers, not {describe(number)}",
-            other.span,
-            scope=env.scope,
-            help=("apply the brick first: `(x -> f)`",) if isinstance(number, Brick | list) else (),
-        )
-    first = tensor(left)
-    if op == "*":
-        return _emit(run, "scale", {"factor": number}, (value,), expr, env)
-    if op == "/" and first and is_number(number):
-        if number == 0:
-            raise run.fail("E0402", "division by zero", expr.span, scope=env.scope)
-        return _emit(run, "scale", {"factor": 1 / number}, (value,), expr, env)
-    if op == "/" and not first:
-        return _emit(run, "scale", {"factor": number}, (_emit(run, "reciprocal", {}, (value,), expr, env),), expr, env)
-    if op == "+" or (op == "-" and first):
-        return _emit(run, "shift", {"by": number if op == "+" else -number}, (value,), expr, env)
-    if op == "-":
-        return _emit(run, "shift", {"by": number}, (_emit(run, "scale", {"factor": -1}, (value,), expr, env),), expr, env)
-    if op == "**" and first:
-        return _emit(run, "power", {"exponent": number}, (value,), expr, env)
-    raise run.fail("E0307", f"`{op}` does not apply to a tensor and a number", expr.span, scope=env.scope, help=_compare_help(op))
-
-
-def _compare_help(op: str) -> tuple[str, ...]:
-    return ("tensors are compared with the bricks `less`, `greater` and `equal`",) if op in ("<", ">", "<=", ">=", "==") else ()
-
-
-def _emit(run: Run, op: str, attrs: dict[str, Any], inputs: tuple[Value, ...], expr: s.Expr, env: Env) -> Value:
-    scope = env.scope
-    if scope is None:
-        raise run.fail("E0307", "tensors live inside blocks and models", expr.span)
-    if all(v.type.dtype == "float" for v in inputs):
-        attrs = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in attrs.items()}
-    return apply(run, Primitive(REGISTRY[op], attrs, called=True), inputs, At(scope, op, expr.span))
+        return tensor_arithmetic(run, expr, left, right, env)
+    return scalar(run, expr.op, left, right, expr, env)
 
 
 def _if_else(run: Run, expr: s.IfElse, env: Env) -> Any:
@@ -266,11 +190,12 @@ def _range(run: Run, expr: s.Range, env: Env) -> list[int]:
         raise run.fail(
             "E0606", f"a range of {bounds[1] - bounds[0]:,} places is longer than the limit of {MAX_ITEMS:,}", expr.span, scope=env.scope
         )
+    run.steps_for(max(bounds[1] - bounds[0], 0), expr.span)
     return list(range(*bounds))
 
 
 def _comprehension(run: Run, expr: s.Comprehension, env: Env) -> list[Any]:
-    source = _items(evaluate(run, expr.source, env))
+    source = _items(run, evaluate(run, expr.source, env), expr.source.span)
     if not isinstance(source, list):
         raise run.fail("E0404", f"a comprehension runs over a list, not over {describe(source)}", expr.source.span, scope=env.scope)
     out = []
@@ -291,16 +216,17 @@ def _unpack(run: Run, names: tuple[str, ...], value: Any, span: Span, env: Env) 
     return dict(zip(names, value))
 
 
-def _items(value: Any) -> Any:
+def _items(run: Run, value: Any, span: Span) -> Any:
     """The parts of a shared list, each one instance; anything else as it is."""
     if not isinstance(value, Shared) or not isinstance(value.brick, list):
         return value
+    run.steps_for(len(value.brick), span)
     items = enumerate(value.brick)
     return [item if isinstance(item, Shared) else Shared(item, f"{value.path}.{place}", value.span) for place, item in items]
 
 
 def _index(run: Run, expr: s.Index, env: Env) -> Any:
-    value = _items(evaluate(run, expr.value, env))
+    value = _items(run, evaluate(run, expr.value, env), expr.value.span)
     if not isinstance(value, list | tuple):
         help = ("use the bricks `select`, `slice` or `gather` on tensors",) if tensor(value) else ()
         raise run.fail("E0404", f"lists and tuples are indexed, not {describe(value)}", expr.value.span, scope=env.scope, help=help)
@@ -308,6 +234,7 @@ def _index(run: Run, expr: s.Index, env: Env) -> Any:
         start, stop = (evaluate(run, e, env) for e in (expr.index.start, expr.index.stop))
         if not all(isinstance(b, int) for b in (start, stop)):
             raise run.fail("E0404", "a slice runs between whole numbers", expr.index.span, scope=env.scope)
+        run.steps_for(len(range(*slice(start, stop).indices(len(value)))), expr.span)
         return value[start:stop]
     if isinstance(expr.index, s.Everything):
         return value
@@ -404,6 +331,7 @@ def _function_call(run: Run, name: str, expr: s.Call, env: Env) -> Any:
         raise run.fail(
             "E0307", f"`{name}` computes with numbers", expr.span, scope=env.scope, help=(f"on tensors it is a brick: `x -> {name}`",)
         )
+    run.steps_for(sum(len(v) for v in values if isinstance(v, list | tuple)) if name != "len" else 0, expr.span)
     try:
         return call_function(name, values)
     except ScalarError as e:

@@ -6,10 +6,10 @@ from typing import Any
 
 from ..bricks.inits import check_init
 from ..bricks.signature import Misfit
-from ..ir.scalar import is_number, show
+from ..ir.scalar import ScalarError, is_number, show, weigh
 from ..lang import syntax as s
 from ..lang.diagnostic import nearest
-from .run import Run
+from .run import MAX_STEPS, Run
 from .scope import Env, Tap
 from .values import (
     Brick,
@@ -28,9 +28,12 @@ from .values import (
 
 
 def arguments(
-    run: Run, what: str, formals: list[str], expr: s.Call, env: Env, named: tuple[str, ...] = (), extra: bool = False
+    run: Run, what: str, formals: list[str], expr: s.Call, env: Env, named: tuple[str, ...] = (), extra: bool = False, first: Any = None
 ) -> dict[str, Any]:
-    """Arguments by name: positional ones fill `formals` in order; `named` may only be given by name; `extra` allows any name."""
+    """Arguments by name: positional ones fill `formals` in order; `named` may only be given by name; `extra` allows any name.
+
+    `first`: the first argument, where its value is known already.
+    """
     given: dict[str, Any] = {}
     position = 0
     for argument in expr.arguments:
@@ -56,7 +59,13 @@ def arguments(
             )
         if name in given:
             raise run.fail("E0302", f"`{name}` is given twice", argument.span, scope=env.scope)
-        given[name] = run.evaluate(run, argument.value, env, name)
+        known = first is not None and argument is expr.arguments[0]
+        given[name] = value = first if known else run.evaluate(run, argument.value, env, name)
+        if isinstance(value, list):
+            try:
+                run.steps_for(weigh(value, 8 * MAX_STEPS) // 8, argument.span)
+            except ScalarError as e:
+                raise run.fail(e.code, e.message, argument.span, scope=env.scope) from None
     return given
 
 
@@ -97,7 +106,11 @@ WHICH = ("matrices", "all", "last")
 
 
 def _with_init(run: Run, expr: s.Call, env: Env) -> Any:
-    """`with_init(f, "zeros")`: weights inside f that say nothing of their own start so; `factor` multiplies what they start as."""
+    """`with_init(f, "zeros")`: weights inside f that say nothing of their own start so; `factor` multiplies what they start as.
+
+    Nested: the innermost `init` that reaches a weight holds, with the factor given beside it; an outer `init` applies to the rest.
+    Factors without an `init` multiply what the weight starts as, whichever said it.
+    """
     given = arguments(run, "with_init", ["brick", "init"], expr, env, ("factor", "weights", "names"))
     brick = _needs_brick(run, given, "brick", "with_init", expr, env)
     init, factor, which, names = given.get("init"), given.get("factor", 1.0), given.get("weights", "matrices"), given.get("names")
@@ -110,7 +123,8 @@ def _with_init(run: Run, expr: s.Call, env: Env) -> Any:
         raise run.fail("E0404", f"`weights` is one of {', '.join(WHICH)}, not {show(which)}", expr.span, scope=env.scope)
     if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
         raise run.fail("E0404", f"`names` is a list of words, not {describe(names)}", expr.span, scope=env.scope)
-    spec = f"constant({float(init)!r})" if is_number(init) else init
+    assert isinstance(factor, int | float)
+    spec = f"constant({float(init)!r})" if isinstance(init, int | float) else init
     return Initialised(brick, Start(spec, float(factor), which, None if names is None else tuple(names)))
 
 
@@ -126,7 +140,7 @@ def _stitch(run: Run, expr: s.Call, env: Env) -> Stitched | None:
     first = run.evaluate(run, expr.arguments[0].value, env) if expr.arguments and expr.arguments[0].name is None else None
     if not isinstance(first, Brick | list):
         return None
-    given = arguments(run, "stitch", ["brick", "width"], expr, env, ("form", "rank", "init"))
+    given = arguments(run, "stitch", ["brick", "width"], expr, env, ("form", "rank", "init"), first=first)
     width = given.get("width")
     if not isinstance(width, int) or isinstance(width, bool) or width <= 0:
         raise run.fail("E0303", "`stitch(f, width = ...)` needs a positive width", expr.span, scope=env.scope)

@@ -41,6 +41,7 @@ from .values import (
 
 LARGE, LARGE_REPLAY = 4_000, 500
 MAX_STEPS = 200_000
+MAX_GRAFTED = 20_000
 MAX_CALLS = 60
 
 
@@ -75,7 +76,13 @@ class Recording:
 
 
 def recording(
-    scope: Scope, inputs: tuple[Value, ...], outputs: tuple[Value, ...], nodes: list[Node], weights: dict[str, Weight], aux: list[tuple[str, Value]], count: int
+    scope: Scope,
+    inputs: tuple[Value, ...],
+    outputs: tuple[Value, ...],
+    nodes: list[Node],
+    weights: dict[str, Weight],
+    aux: list[tuple[str, Value]],
+    count: int,
 ) -> Recording:
     """Make what an application did relative to its scope."""
     start, depth, cut, prefix = len(scope.path), len(scope.frames), len(scope.weights), scope.weights + "."
@@ -100,9 +107,18 @@ def recording(
         reads = tuple(place[v] for v in node.inputs)
         rows.append((node.op, reads, node.attrs, first, last, where.path[start:], frame, where.span, where.backend, types))
     return Recording(
-        scope.weights, outputs, tuple(place[v] for v in outputs), outside, tuple(rows), tuple(frames),
-        tuple((n[cut:], weights[n]) for n in own), tuple(others), tuple(roles),
-        tuple((name[start:], place[v]) for name, v in aux), count, sum(weights[n].numel for n in own),
+        scope.weights,
+        outputs,
+        tuple(place[v] for v in outputs),
+        outside,
+        tuple(rows),
+        tuple(frames),
+        tuple((n[cut:], weights[n]) for n in own),
+        tuple(others),
+        tuple(roles),
+        tuple((name[start:], place[v]) for name, v in aux),
+        count,
+        sum(weights[n].numel for n in own),
     )
 
 
@@ -129,6 +145,8 @@ class Run:
     total: int = 0
     parameters: int = 0
     steps: int = 0
+    grafted: int = 0
+    settled: dict[int, Weight] = field(default_factory=dict)
     memo: dict[Any, Recording | Callable[[], Recording] | None] = field(default_factory=dict)
     tokens: dict[Any, int] = field(default_factory=dict)
     token_of: dict[int, tuple[Any, int, frozenset[int]]] = field(default_factory=dict)
@@ -140,15 +158,23 @@ class Run:
     # diagnostics
 
     def fail(
-        self, code: str, message: str, span: Span, label: str = "", *, scope: Scope | None = None, labels: Sequence[Label] = (),
-        notes: Sequence[str] = (), help: Sequence[str] = (),
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        label: str = "",
+        *,
+        scope: Scope | None = None,
+        labels: Sequence[Label] = (),
+        notes: Sequence[str] = (),
+        help: Sequence[str] = (),
     ) -> GraphirError:
         """An error at a span; inside the standard library the user's line comes first and the library's second."""
         calls = scope.calls if scope else ()
         labels = list(labels)
         if is_library(span.source):
             outer = next((c for c in reversed(calls) if not is_library(c.span.source)), None)
-            if outer is not None:
+            if outer is not None and calls:
                 labels.insert(0, Label(span, label or f"in `{calls[-1].name}`, here"))
                 span, label = outer.span, f"in this use of `{outer.name}`"
         notes = [*notes, *(f"in `{c.name}`, used at {c.span}" for c in reversed(calls) if c.span != span and not is_library(c.span.source))]
@@ -163,15 +189,46 @@ class Run:
         if self.steps > MAX_STEPS:
             raise self.fail("E0606", f"evaluating this program takes more than {MAX_STEPS:,} steps", span)
 
+    def steps_for(self, count: int, span: Span) -> None:
+        """Count the work on a list of so many places, before it is done."""
+        self.steps += count
+        if self.steps > MAX_STEPS:
+            raise self.fail("E0606", f"evaluating this program takes more than {MAX_STEPS:,} steps", span)
+
+    def apply_in_graft(self, span: Span, scope: Scope) -> None:
+        """Count an application inside a graft, where none is replayed."""
+        self.grafted += 1
+        if self.grafted > MAX_GRAFTED:
+            raise self.fail(
+                "E0606",
+                f"grafts apply more than {MAX_GRAFTED:,} bricks",
+                span,
+                scope=scope,
+                help=("graft on less: on the block that changes, not on all around it",),
+            )
+
     # nodes and weights
 
     def charge(self, count: int, span: Span, scope: Scope) -> None:
         self.total += count
         if self.total > self.limits.nodes:
-            raise self.fail("E0606", f"the program expands to more than {self.limits.nodes:,} nodes", span, scope=scope, help=("repeat less, or pass `limits=` from Python",))
+            raise self.fail(
+                "E0606",
+                f"the program expands to more than {self.limits.nodes:,} nodes",
+                span,
+                scope=scope,
+                help=("repeat less, or pass `limits=` from Python",),
+            )
 
     def emit(
-        self, op: str, inputs: tuple[Value, ...], attrs: Attrs, weights: tuple[tuple[str, str], ...], path: str, scope: Scope, span: Span,
+        self,
+        op: str,
+        inputs: tuple[Value, ...],
+        attrs: Attrs,
+        weights: tuple[tuple[str, str], ...],
+        path: str,
+        scope: Scope,
+        span: Span,
         types: Sequence[Type],
     ) -> Node:
         self.charge(1, span, scope)
@@ -205,11 +262,23 @@ class Run:
         first = self.weight_spans.get(name)
         labels = (Label(first, f"gave it {list(old.shape)}"),) if first is not None and first != span else ()
         if not scope.shared or name in self.fresh:
-            raise self.fail("E0308", f"two weights would be called `{name}`", span, scope=scope, labels=labels, help=("name one of the bricks with `as`",))
+            raise self.fail(
+                "E0308",
+                f"two weights would be called `{name}`",
+                span,
+                scope=scope,
+                labels=labels,
+                help=("name one of the bricks with `as`",),
+            )
         if old.shape != weight.shape:
             raise self.fail(
-                "E0211", f"the shared weight `{name}` is {list(old.shape)} at one use and {list(weight.shape)} at another", span,
-                f"needs {list(weight.shape)}", scope=scope, labels=labels, help=("`shared` makes one set of weights: feed it equal widths, or use `=` for fresh weights",),
+                "E0211",
+                f"the shared weight `{name}` is {list(old.shape)} at one use and {list(weight.shape)} at another",
+                span,
+                f"needs {list(weight.shape)}",
+                scope=scope,
+                labels=labels,
+                help=("`shared` makes one set of weights: feed it equal widths, or use `=` for fresh weights",),
             )
         if weight.frozen and not old.frozen:
             self.settle()
@@ -271,7 +340,9 @@ class Run:
         same = 0 if len(inputs) == 1 else tuple([inputs.index(v) for v in inputs])  # which inputs are one value
         return number, tuple([v.type for v in inputs]), scope.backend, scope.frozen, scope.shared, scope.start, same, entry
 
-    def record(self, key: Any, scope: Scope, inputs: tuple[Value, ...], outputs: tuple[Value, ...], nodes: int, aux: int, before: int) -> None:
+    def record(
+        self, key: Any, scope: Scope, inputs: tuple[Value, ...], outputs: tuple[Value, ...], nodes: int, aux: int, before: int
+    ) -> None:
         """Remember what an application made. The table to replay it from is made when it is first needed: most never are."""
         ends, auxes, count = len(self.nodes), len(self.aux), self.total - before
         self.memo[key] = lambda: recording(scope, inputs, outputs, self.nodes[nodes:ends], self.weights, self.aux[aux:auxes], count)

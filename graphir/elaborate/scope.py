@@ -77,7 +77,17 @@ class Scope:
         if weights is None:
             weights = join(self.weights, segment)
         chain = self.calls if calls is None else calls
-        return Scope(join(self.path, segment), weights, (*self.frames, frame), self.backend, self.frozen, self.shared, chain, self.grafting, self.start)
+        return Scope(
+            join(self.path, segment),
+            weights,
+            (*self.frames, frame),
+            self.backend,
+            self.frozen,
+            self.shared,
+            chain,
+            self.grafting,
+            self.start,
+        )
 
     def within(self, **changes: Any) -> Scope:
         """The same box with another backend, freezing or weight path."""

@@ -119,14 +119,18 @@ class Start:
     """How weights start inside `with_init`: `spec` (None: their own) times `factor`.
 
     `which`: matrices (two axes or more), all weights, or the matrices of the last node that has any. `names`: only those of
-    bricks so named. `turn` tells applications apart whose weights are settled afterwards.
+    bricks so named. `outer` is the `with_init` around, whose settings hold for what this one does not say.
     """
 
     spec: str | None
     factor: float = 1.0
     which: str = "matrices"
     names: tuple[str, ...] | None = None
-    turn: int = 0
+    outer: Start | None = None
+
+    @property
+    def depth(self) -> int:
+        return 1 + (self.outer.depth if self.outer else 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from .dims import Facts, Poly, extremum, floordiv, free_names
 
 MAX_BITS = 256  # no config number is longer: 2 ** (2 ** 100) is refused before it is computed
 MAX_ITEMS = 1_000_000
+MAX_DEPTH = 100  # of lists in lists
 
 
 class ScalarError(Exception):
@@ -31,17 +32,46 @@ def is_dim(value: Any) -> bool:
 
 
 def show(value: Any) -> str:
-    """A config value as the language writes it."""
+    """A config value as the language writes it, cut where it is long; what is no config (a brick, a tensor) in a few words."""
+    return _cut(_show(value, 0), 300)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "..."
+
+
+def _show(value: Any, depth: int) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f'"{value}"'
+        return f'"{_cut(value, 60)}"'
     if isinstance(value, tuple | list):
-        inside = ", ".join(map(show, value))
+        parts = [_show(v, depth + 1) for v in value[:8]] if depth < 3 else []
+        inside = ", ".join([*parts, "..."] if len(value) > len(parts) else parts)
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
-    return str(value)
+    if isinstance(value, int | float | Poly):
+        return str(value)
+    if hasattr(value, "dtype") or hasattr(getattr(value, "type", None), "dtype"):
+        return "a tensor"
+    name = getattr(value, "name", None)
+    return f"a brick `{_cut(name, 60)}`" if isinstance(name, str) else "a brick"
+
+
+def weigh(value: Any, most: int) -> int:
+    """How many places a value has, those of the lists inside it included; counted up to about `most`. ScalarError where it is nested deeply."""
+    total, level = 1, [value]
+    for _ in range(MAX_DEPTH):
+        level = [v for v in level if isinstance(v, list | tuple)]
+        if not level:
+            return total
+        count = sum(map(len, level))
+        total += count
+        if total > most:
+            return total
+        level = [item for v in level for item in v]
+    raise ScalarError("E0606", f"lists are nested more than {MAX_DEPTH} deep")
 
 
 def kind(value: Any) -> str:

@@ -199,7 +199,7 @@ def memory(graph: Graph) -> int:
         declaration = REGISTRY[node.op]
         if node.op not in MEMORIES or declaration.state is None:
             continue
-        types = [v.type for v in node.inputs]
+        types = tuple(v.type for v in node.inputs)
         shapes = declaration.state.init(types, declaration.names(types, node.attrs, graph.facts)).values()
         sizes = [_size(shape[1:]) for shape, _ in shapes if len(shape) > 1]
         total += max(sizes, default=0)

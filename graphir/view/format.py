@@ -58,7 +58,7 @@ def dim(size: Dim, facts: Facts | None = None) -> str:
         return str(size)
     if len(size.terms) > 1:
         return f"({size})"
-    ((monomial, times),) = size.terms
+    monomial, times = next(iter(size.terms))
     parts = []
     for atom in monomial:
         if isinstance(atom, Quotient) and facts is not None and facts.is_divisible(atom.poly, atom.divisor):
