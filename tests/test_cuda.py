@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.attention.flex_attention as flex_module
@@ -18,19 +16,8 @@ from graphir.bricks import attention, flex
 from graphir.bricks.attention import sdpa
 from graphir.cli.main import run
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-SMALL = {
-    "depths": {"d": 32, "n": 1, "vocab": 32},
-    "host": {"d": 32, "depth": 2},
-    "lfm2": {"vocab": 64, "d": 32, "heads": 4, "kv": 2},
-    "lora_shared": {"d": 32, "depth": 2},
-    "mla": {"vocab": 64, "d": 32, "n": 2},
-    "t5": {"vocab": 64, "d": 32, "heads": 4, "ff": 64, "depth": 2},
-    "unet": {"c": 16},
-    "xlstm_7_1": {"vocab": 64, "d": 32, "groups": 1},
-    "zamba": {"vocab": 64, "d": 32, "heads": 4, "n": 1},
-}
-SIZES = {"unet": {"H": 32, "W": 32}, "two_towers": {"H": 32, "W": 32}}
+from small import EXAMPLES, SIZES, SMALL
+
 NAMES = sorted(p.stem for p in EXAMPLES.glob("*.arch") if p.stem not in ("space", "backends"))  # that one is about MLX
 
 WITHOUT_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
